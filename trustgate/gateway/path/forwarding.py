@@ -101,15 +101,16 @@ class Forwarding:
                 return body.restored(outgoing(body.skeleton, changes, defaults, merging))
             return outgoing(body, changes, defaults, merging)
 
-        own = self._kept_headers(endpoint, arrival, body)
+        kept = self._of_head(endpoint, arrival, body)
         request_id = arrival.request_id.decode()
+        own: tuple[tuple[str, str], ...] = ()
         if headers:
-            own = (*own, ("x-request-id", request_id))  # which a profile may set to something else
+            own = (*kept.headers, ("x-request-id", request_id))  # which a profile may set to something else
+            kept, request_id = replace(kept, headers=_for_provider("", own, headers)), ""
         made = replace(
-            self._of_endpoint(endpoint),
+            kept,
             path=path,
-            headers=_for_provider("", own, headers) if headers else own,
-            request_id="" if headers else request_id,
+            request_id=request_id,
             is_ordinary=isinstance(body, bytes) and not (headers or endpoint.at_root),
             body_for=body_for,
             caller=caller.tenant.id,
@@ -130,18 +131,21 @@ class Forwarding:
             known = self._known[id(endpoint)] = endpoint, _outgoing_of(endpoint)
         return known[1]
 
-    def _kept_headers(self, endpoint: Endpoint, arrival: Arrival, body: Payload) -> tuple[tuple[str, str], ...]:
-        """Returns ``_headers``; those made before where the request's head is the same object as an earlier one's."""
+    def _of_head(self, endpoint: Endpoint, arrival: Arrival, body: Payload) -> Outgoing:
+        """Returns what is the same for every request of an endpoint with this head.
+
+        What was made before, where the request's head is the same object as an earlier one's.
+        """
         head = arrival.head
         if head is None or self._tracing is not None or isinstance(body, Upload):
-            return self._headers(endpoint, arrival, body)
+            return replace(self._of_endpoint(endpoint), headers=self._headers(endpoint, arrival, body))
         kept = head.forwarded
         if kept is not None and kept[0] is self:
-            of_endpoint, headers = kept[1]
+            of_endpoint, outgoing_of_head = kept[1]
             if of_endpoint is endpoint:
-                made: tuple[tuple[str, str], ...] = headers
-                return made
-        made = self._headers(endpoint, arrival, body)
+                found: Outgoing = outgoing_of_head
+                return found
+        made = replace(self._of_endpoint(endpoint), headers=self._headers(endpoint, arrival, body))
         head.forwarded = self, (endpoint, made)
         return made
 
