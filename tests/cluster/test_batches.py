@@ -211,6 +211,33 @@ async def test_nothing_is_put_on_record_by_what_was_known_before_a_change(
     assert len(chain) == len(before.get("ten_1", ())) + 1
 
 
+@pytest.mark.parametrize("lost", ["before", "after"])
+async def test_opens_that_are_refused_alone_leave_no_fault(
+    lost: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection of the closes is lost with opens alone: no receipt waits, and the next one is waited for."""
+    async with bookkeepers(url, 1) as [keeper]:
+        holds = [await open_one(keeper) for _ in range(8)]
+        await asyncio.gather(*(keeper.close(hold, Use(1, 0)) for hold in holds))
+        closing, commit = keeper.books.closing, BatchLane._commit
+
+        async def losing(lane: BatchLane, *batch: Any, grows: bool) -> Any:
+            monkeypatch.setattr(BatchLane, "_commit", commit)
+            if lost == "after":
+                await commit(lane, *batch, grows=grows)
+            keeper.closing._drop()
+            raise DatabaseAway("cut")
+
+        monkeypatch.setattr(BatchLane, "_commit", losing)
+        with pytest.raises(Unavailable):
+            await open_one(keeper)
+        await asyncio.wait_for(closing.flush(), PATIENCE_S)
+        assert closing.fault is None
+        assert await keeper.close(await open_one(keeper), Use(1, 0)) is not None
+        used = keeper.counters.quota.used("ten_1", keeper.clock())["day"]
+        assert (used["requests"], used["tokens"]) == (9, 9)
+
+
 @pytest.mark.parametrize("lost", ["before", "while", "after"])
 async def test_opens_that_go_with_closes_hold_nothing_after_a_commit_of_unknown_outcome(
     lost: str, url: str, monkeypatch: pytest.MonkeyPatch

@@ -320,6 +320,8 @@ class BatchLane:
                     if waiting.on_commit is not None:
                         waiting.on_commit()
                 return
+        # All of it was refused: nothing waits for the database any more.
+        self.fault = None
 
     async def _fail_alone(self, batch: list[_Waiting], error: Exception) -> None:
         """Carry out each operation by itself, so that one that cannot be does not stop the others."""
@@ -390,6 +392,7 @@ class BatchLane:
         try:
             async with self._session.use() as connection:
                 await self._greet(connection)
+            self.fault = None
         except TrustGateError as error:
             self.fault = error.message
             self._refuse_waiting(began_s)
