@@ -19,7 +19,7 @@ from tests.cluster.town import Town, name
 from tests.support.paying import HELLO, PRICE_NANO_USD
 from tests.support.postgres import run_sql
 from tests.support.processes import wait_until
-from tests.support.upstream import Gate, Reply
+from tests.support.upstream import DONE, Gate, Reply, delta
 from trustgate.cluster.drafts import home_id
 from trustgate.receipts.journal import Journal
 from trustgate.types import Entry, Receipt
@@ -224,6 +224,33 @@ def test_a_command_that_is_killed_before_it_has_counted_is_finished_by_others(wo
     assert world.ask(key, 40, connections=6).ended() == Counter({200: 25, 429: 15})
     for plan in (before, after):
         world.gateway.cli("budget", "remove", plan)
+
+
+def test_what_is_held_stays_held_where_a_process_that_begins_writes_the_rows_anew(world: Town) -> None:
+    """It has found chains with other ends than the rows have, while others serve."""
+    plan, gate = name(), Gate()
+    world.gateway.cli("plan", "add", plan, "--parallel-requests", "1", "--requests-per-day", "100")
+    key = world.gateway.add_tenant(name(), plan=plan)
+    ask = {"model": "gpt-4o", "messages": HELLO, "max_tokens": 5}
+
+    def statuses(*gateways: int) -> list[int]:
+        return [world.request(each, "POST", "/chat/completions", key, json=ask).status_code for each in gateways]
+
+    third = world.neighbours[2]
+    third.close()
+    world.market.upstream.script(Reply.sse([delta("a"), gate, delta(None, finish_reason="stop"), DONE]))
+    url, headers = f"{world.gateway.base_url}/v1/chat/completions", {"authorization": f"Bearer {key}"}
+    with httpx.stream("POST", url, json={**ask, "stream": True}, headers=headers, trust_env=False) as running:
+        lines = running.iter_lines()
+        assert next(lines)
+        run_sql(world.url, "INSERT INTO shared_state VALUES ('head/ten_other', '[7, \"00\"]')")
+        third.start().wait()
+        assert run_sql(world.url, "SELECT state FROM shared_state WHERE key = 'head/ten_other'") == []
+        assert statuses(0, 1, 2) == [429] * 3
+        gate.open()
+        assert [line for line in lines if line][-1] == "data: [DONE]"
+    assert statuses(0, 1, 2) == [200] * 3
+    world.books()
 
 
 def test_what_an_upstream_keeps_is_its_tenants_at_every_gateway_and_nobody_elses(world: Town) -> None:

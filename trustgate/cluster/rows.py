@@ -364,11 +364,7 @@ def written_anew(
     rows: list[Row] = [QuotaRow(quota, subject) for subject in quota.subjects() if subject in limited]
     rows += [BudgetRow(counter) for counter in budgets.counters()]
     rows += [BalanceRow(balances, tenant_id) for tenant_id in balances.tenants()]
-    for tenant_id, (tseq, tail) in heads.items():
-        head = HeadRow(tenant_id)
-        head.advance(tseq, tail)
-        rows.append(head)
-    return {row.key: row.content().decode() for row in rows}
+    return {row.key: row.content().decode() for row in rows} | heads_anew(heads)
 
 
 def quota_key(subject_id: str) -> str:
@@ -392,6 +388,32 @@ def look_at_budget(budgets: Budgets, key: str, content: str, at_us: int) -> None
     if counter is not None:
         counter.take_in(found.figures)
         counter.turn(at_us)
+
+
+def balances_anew(balances: Balances, found: Mapping[str, str]) -> dict[str, str]:
+    """Returns the rows of balances, by key, with what tenants have as ``balances`` has it, and what is held.
+
+    ``found``: the rows as they are, by key, of these and others.
+    """
+    rows: dict[str, str] = {}
+    for tenant_id, amount in balances.tenants().items():
+        key = balance_key(tenant_id)
+        content = _BalanceContent(BalanceState())
+        if key in found:
+            content = msgspec.json.decode(found[key], type=_BalanceContent)
+        content.figures.balance = amount
+        rows[key] = msgspec.json.encode(content).decode()
+    return rows
+
+
+def heads_anew(heads: Mapping[str, tuple[int, str]]) -> dict[str, str]:
+    """Returns the rows of the ends of chains, by key. ``heads``: as ``written_anew`` has them."""
+    rows: dict[str, str] = {}
+    for tenant_id, (tseq, tail) in heads.items():
+        head = HeadRow(tenant_id)
+        head.advance(tseq, tail)
+        rows[head.key] = head.content().decode()
+    return rows
 
 
 def budget_ends(content: str, span: Span) -> int | None:

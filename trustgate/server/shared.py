@@ -45,7 +45,16 @@ from trustgate.cluster.nodes import bury
 from trustgate.cluster.old_rows import remove_old_rows
 from trustgate.cluster.operations import SharedCounters
 from trustgate.cluster.roles import Role
-from trustgate.cluster.rows import BalanceRow, QuotaRow, counted_anew, look_at_budget, quotas_anew, written_anew
+from trustgate.cluster.rows import (
+    BalanceRow,
+    QuotaRow,
+    balances_anew,
+    counted_anew,
+    heads_anew,
+    look_at_budget,
+    quotas_anew,
+    written_anew,
+)
 from trustgate.cluster.sequencer import Sequencer
 from trustgate.cluster.shared_answers import SharedAnswers
 from trustgate.cluster.shared_balances import SharedBalances
@@ -96,11 +105,11 @@ _FORGET = (
     "DELETE FROM shared_state WHERE key !~ '^done/.*/drafts$' AND key !~ '^(credited|recorded)/'"
     " AND NOT (key ~ '^work/' AND state @> '{\"settled\": true}')"
 )
+_FORGET_HEADS = "DELETE FROM shared_state WHERE key >= 'head/' AND key < 'head0'"
 _REPLACE = (
     "INSERT INTO shared_state (key, state) SELECT * FROM unnest($1::text[], $2::text[]::jsonb[])"
     " ON CONFLICT (key) DO UPDATE SET state = excluded.state"
 )
-_PUT = "INSERT INTO shared_state (key, state) SELECT * FROM unnest($1::text[], $2::text[]::jsonb[])"
 
 #: The row that is there while a change of limits is not counted yet.
 _COUNT_KEY = "count"
@@ -184,7 +193,7 @@ class SharedServing:
                 if waiting:
                     raise Unavailable("Receipts wait for their places in the log: start again in some seconds.")
                 await connection.execute(_IDLE, f"{LENGTHY_S:g}s")
-                await self._write_anew(connection, heads, directory, catalog)
+                await self._write_anew(connection, heads, directory, catalog, is_alone=is_alone)
         self.log.books.directory = directory
         self.log.books.restore = MissingRows(
             self._store, directory, catalog, self.log.books.quota, self.log.books.budgets.clock, who
@@ -389,15 +398,28 @@ class SharedServing:
         return bool(waiting), heads
 
     async def _write_anew(
-        self, connection: DatabaseConnection, heads: Heads, directory: Directory, catalog: Catalog
+        self,
+        connection: DatabaseConnection,
+        heads: Heads,
+        directory: Directory,
+        catalog: Catalog,
+        *,
+        is_alone: bool,
     ) -> None:
-        """Write all rows anew from the receipts. Nothing is held in them: no process that ended holds anything."""
+        """Write all rows anew from the receipts. Nothing is held in them but by other processes that serve."""
         counted = SharedCounters(Quota(), Budgets(), Balances(await self._store.balances()))
         load_budgets(counted.budgets, directory, directory.budgets())
         await restore_counts(self._store, directory, catalog, counted.quota, counted.budgets)
-        rows = written_anew(counted.quota, counted.budgets, counted.balances, heads, directory.limited())
-        await connection.execute(_FORGET)
-        await connection.execute(_PUT, list(rows), list(rows.values()))
+        if is_alone:
+            rows = written_anew(counted.quota, counted.budgets, counted.balances, heads, directory.limited())
+            await connection.execute(_FORGET)
+        else:
+            at_us: int = await connection.fetchval(_NOW)
+            found = {row["key"]: row["state"] for row in await connection.fetch(_COUNTED)}
+            rows = quotas_anew(counted.quota, directory.limited(), found, at_us)
+            await connection.execute(_FORGET_HEADS)
+            rows |= counted_anew(counted.budgets, found) | balances_anew(counted.balances, found) | heads_anew(heads)
+        await connection.execute(_REPLACE, list(rows), list(rows.values()))
         self.log.books.forget_rows()
         _logger.info("wrote the books anew from the receipts: %d rows", len(rows))
 
