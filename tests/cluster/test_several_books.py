@@ -173,8 +173,15 @@ def test_a_tenant_that_comes_onto_a_plan_brings_its_use_to_every_gateway(world: 
         world.gateway.cli("budget", "add", plan, "--requests", "50", "--per", "month", "--plan", plan, *each)
     tenant = name()
     key = world.gateway.add_tenant(tenant, plan=before)
-    assert world.ask(key, 30, connections=6).ended() == Counter({200: 30})
-    world.gateway.cli("tenant", "set", tenant, "--plan", after)
+    assert world.ask(key, 29, connections=6).ended() == Counter({200: 29})
+    gate = Gate()
+    world.market.upstream.script(Reply.sse([delta("a"), gate, delta(None, finish_reason="stop"), DONE]))
+    with streaming(world, 1, key) as lines:
+        assert next(lines)
+        world.gateway.cli("tenant", "set", tenant, "--plan", after)
+        gate.open()
+        # It was begun on the plan before, and counts on that of now.
+        assert [line for line in lines if line][-1] == "data: [DONE]"
     world.books()
     assert world.ask(key, 30, connections=6).ended() == Counter({200: 20, 429: 10})
     [budget] = world.gateway.cli_json("budget", tenant)["budgets"]
@@ -226,6 +233,16 @@ def test_a_command_that_is_killed_before_it_has_counted_is_finished_by_others(wo
         world.gateway.cli("budget", "remove", plan)
 
 
+@contextlib.contextmanager
+def streaming(world: Town, gateway: int, key: str) -> Iterator[Iterator[str]]:
+    """The lines of a stream from the scripted upstream."""
+    url = f"http://127.0.0.1:{world.neighbours[gateway].port}/v1/chat/completions"
+    ask = {"model": "gpt-4o", "messages": HELLO, "max_tokens": 5, "stream": True}
+    headers = {"authorization": f"Bearer {key}"}
+    with httpx.stream("POST", url, json=ask, headers=headers, timeout=30.0, trust_env=False) as response:
+        yield response.iter_lines()
+
+
 def test_what_is_held_stays_held_where_a_process_that_begins_writes_the_rows_anew(world: Town) -> None:
     """It has found chains with other ends than the rows have, while others serve."""
     plan, gate = name(), Gate()
@@ -239,9 +256,7 @@ def test_what_is_held_stays_held_where_a_process_that_begins_writes_the_rows_ane
     third = world.neighbours[2]
     third.close()
     world.market.upstream.script(Reply.sse([delta("a"), gate, delta(None, finish_reason="stop"), DONE]))
-    url, headers = f"{world.gateway.base_url}/v1/chat/completions", {"authorization": f"Bearer {key}"}
-    with httpx.stream("POST", url, json={**ask, "stream": True}, headers=headers, trust_env=False) as running:
-        lines = running.iter_lines()
+    with streaming(world, 0, key) as lines:
         assert next(lines)
         run_sql(world.url, "INSERT INTO shared_state VALUES ('head/ten_other', '[7, \"00\"]')")
         third.start().wait()

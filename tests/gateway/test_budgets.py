@@ -15,7 +15,7 @@ from tests.notify.conftest import QUICK
 from tests.support.gateway import Gateway
 from tests.support.receiver import Receiver
 from tests.support.shifted_clock import ShiftedClock
-from tests.support.upstream import Gate, Reply, Upstream
+from tests.support.upstream import DONE, Gate, Reply, Upstream, delta
 
 
 def standing(gateway: Gateway, name: str, *tenant: str) -> dict[str, Any]:
@@ -271,9 +271,19 @@ def test_a_tenant_that_comes_onto_a_plan_brings_its_use(
     gateway.cli("plan", "add", "club")
     gateway.cli("budget", "add", "club", "--requests", "9", "--per", "month", "--plan", "club")
     assert standing(gateway, "club")["used"] == 0
-    gateway.cli("tenant", "set", tenant.name, "--plan", "club")
+    gate = Gate()
+    scripted.script(Reply.sse([delta("a"), gate, delta(None, finish_reason="stop"), DONE]))
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5, "stream": True}
+    with tenant.http.stream("POST", "/v1/chat/completions", json=body) as response:
+        lines = response.iter_lines()
+        assert next(lines)
+        gateway.cli("tenant", "set", tenant.name, "--plan", "club")
+        held = standing(gateway, "club")
+        assert (held["used"], held["held"]) == (1, 1)
+        gate.open()
+        assert list(lines)[-2:] == ["data: [DONE]", ""]
     assert tenant.chat().status_code == 200
-    assert standing(gateway, "club")["used"] == 2
+    assert standing(gateway, "club")["used"] == 3
     (mine,) = tenant.http.get("/v1/usage").json()["budgets"]
     assert mine["reached"] is False and "used" not in mine, "it is shared with tenants that need not know of each other"
     gateway.cli("budget", "remove", "club")

@@ -207,6 +207,8 @@ class Budgets:
         self._end_users_most = end_users_most
         self._counted: dict[str, CountedBudget] = {}
         self._amounts: dict[tuple[str, str], int] = {}
+        #: The plans of tenants that have come onto another one. What was begun before is theirs, and ends on these.
+        self._plans: dict[str, str] = {}
         #: By tenant, key and plan. Cleared with every change.
         self._applying: dict[tuple[str, str, str], tuple[CountedBudget, ...]] = {}
 
@@ -277,7 +279,9 @@ class Budgets:
         try:
             return self._applying[who]
         except KeyError:
-            found = tuple(counted for counted in self._counted.values() if applies(counted.budget, *who))
+            tenant_id, key_id, plan = who
+            plan = self._plans.get(tenant_id, plan)
+            found = tuple(each for each in self._counted.values() if applies(each.budget, tenant_id, key_id, plan))
             return self._applying.setdefault(who, found)
 
     def give_notice(self, counter: BudgetCounter, *, is_refused: bool = False) -> None:
@@ -308,6 +312,11 @@ class Budgets:
         self._counted[budget.id] = CountedBudget(budget)
         self._changed()
         return True
+
+    def move(self, tenant_id: str, plan: str) -> None:
+        """Have a tenant draw on another plan's budgets: by what it has begun, too, as its receipts count there."""
+        self._plans[tenant_id] = plan
+        self._changed()
 
     def forget_counts(self, budget_id: str) -> None:
         """Begin counting a budget anew; to be rebuilt from receipts."""

@@ -202,6 +202,8 @@ class AdminContext:
             elif isinstance(record, Subscriber):
                 self.subscribers.put(record)
             elif not isinstance(record, Passport | Alias | PriceChange):
+                if budgets is not None and isinstance(record, Tenant):
+                    move(budgets, self.directory, record)
                 self.directory.put(record)
             if budgets is not None and isinstance(record, EndUser):
                 budgets.put_end_user(record)
@@ -295,6 +297,12 @@ class AdminContext:
             await self.books.close()
         finally:
             await self.store.close()
+
+
+def move(budgets: Budgets, directory: Directory, tenant: Tenant) -> None:
+    """Have budgets know of a tenant that comes onto another plan; before the directory does."""
+    if directory.plan_name_of(tenant.id) not in ("", tenant.plan):
+        budgets.move(tenant.id, tenant.plan)
 
 
 def new_pseudonym_key() -> PseudonymKey:

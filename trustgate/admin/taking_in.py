@@ -14,6 +14,7 @@ import msgspec
 
 from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Directory
+from trustgate.admin.context import move
 from trustgate.cluster.changes import Announced
 from trustgate.models.catalog import Catalog
 from trustgate.notify.subscribers import Subscribers
@@ -116,6 +117,8 @@ def _put(memory: TakenIn, records: Sequence[Kept]) -> None:
         elif isinstance(record, Anchor):
             memory.on_anchor()
         elif not isinstance(record, Passport | Alias | PriceChange | LogName | CreditNote):
+            if isinstance(record, Tenant):
+                move(memory.budgets, memory.directory, record)
             memory.directory.put(record)
         if isinstance(record, EndUser):
             memory.budgets.put_end_user(record)
