@@ -27,10 +27,10 @@ from tests.support.entries import make_receipt
 from tests.support.postgres import GivenPostgres, Postgres, run_sql
 from tests.support.processes import PATIENCE_S
 from trustgate.access.budgets import Budgets
-from trustgate.access.directory import Directory
+from trustgate.access.directory import Caller, Directory
 from trustgate.access.quota import Ask, Quota
 from trustgate.cluster import connections
-from trustgate.cluster.operations import Use
+from trustgate.cluster.operations import SharedHold, Use
 from trustgate.cluster.rows import BudgetRow, counted_anew, quotas_anew
 from trustgate.errors import RateLimited, Unavailable
 from trustgate.payment.credit import payment_members
@@ -365,6 +365,53 @@ async def test_rows_that_one_process_alone_writes_are_written_in_one_statement_a
     [chain] = (await stored_receipts(url)).values()
     assert [receipt.tseq for receipt in chain] == list(range(1, 12))
     assert [receipt.tprev for receipt in chain] == [FIRST_TPREV, *(leaf_hash(each).hex() for each in chain[:-1])]
+
+
+async def test_what_was_held_before_a_limit_came_is_not_given_back_in_its_row(url: str) -> None:
+    """A request of before, and one of after, end in one batch: the row has what the second holds, and no more."""
+    of_tenant = Limits(tokens_per_day=10_000, parallel_requests=10)
+    caller = make_caller(plan=of_tenant)
+    limited = make_caller(plan=of_tenant, key=Limits(tokens_per_day=1_000, parallel_requests=1))
+    directory = Directory(
+        State(plans=(caller.plan,), tenants=(caller.tenant,), keys=(caller.key,), passports=(), aliases=())
+    )
+    async with bookkeepers(url, 1) as [keeper]:
+        keeper.books.directory = directory
+
+        async def begin(caller: Caller) -> SharedHold:
+            slot = await keeper.books.enter(caller)
+            return await keeper.books.open(caller, drawer_of(caller), Ask(100, 10), slot)
+
+        before = await begin(caller)
+        directory.put(limited.key)
+        # Its row is made of what receipts say, as the command does, or the first who misses it.
+        keeper.counters.quota.forget(limited.key.account_id)
+        after = await begin(limited)
+        await asyncio.gather(
+            keeper.books.close(hold=after, use=Use(7, 1)),
+            keeper.books.close(hold=before, use=None),
+        )
+        used = keeper.counters.quota.used(limited.key.account_id, keeper.clock())["day"]
+        assert (used["requests"], used["tokens"]) == (1, 7)
+        # One at a time, as before.
+        again = await begin(limited)
+        with pytest.raises(RateLimited):
+            await keeper.books.enter(limited)
+        # The limit goes while one of before and one of after run, which end in one batch, and comes again.
+        directory.put(caller.key)
+        without = await begin(caller)
+        await asyncio.gather(
+            keeper.books.close(hold=without, use=None),
+            keeper.books.close(hold=again, use=Use(5, 1)),
+        )
+        directory.put(limited.key)
+        last = await begin(limited)
+        used = keeper.counters.quota.used(limited.key.account_id, keeper.clock())["day"]
+        assert (used["requests"], used["tokens"]) == (3, 7 + 5 + 100)
+        with pytest.raises(RateLimited):
+            await keeper.books.enter(limited)
+        await keeper.close(last, None)
+        assert await keeper.books.enter(limited) is not None
 
 
 @pytest.mark.parametrize("of", ["plan", "budget"])

@@ -149,7 +149,7 @@ class Books:
         """
         if not limits_parallel(caller):
             return None
-        slot: SharedSlot = await self._open(Enter(self._counters, caller, self._subjects(caller)))
+        slot: SharedSlot = await self._open(Enter(self._counters, caller, self._counting))
         return slot
 
     async def open(self, caller: Caller, drawer: Drawer, ask: Ask, slot: SharedSlot | None = None) -> SharedHold:

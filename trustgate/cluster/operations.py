@@ -82,7 +82,10 @@ class SharedSlot(msgspec.Struct, frozen=True, eq=False):
 
     grant: Grant
     subjects: tuple[str, ...]
+    #: Its counters are those of ``both``.
     inner: ParallelSlot
+    #: The ids of its tenant and its key.
+    both: tuple[str, str]
 
 
 class SharedHold(msgspec.Struct, frozen=True, eq=False):
@@ -145,20 +148,27 @@ class Draft(NamedTuple):
 class Enter:
     """Take one of the parallel requests of a caller."""
 
-    def __init__(self, counters: SharedCounters, caller: Caller, subjects: tuple[str, ...]) -> None:
+    def __init__(self, counters: SharedCounters, caller: Caller, find_subjects: FindSubjects) -> None:
+        """``find_subjects``: as for ``Open``."""
         self._quota = counters.quota
         self._caller = caller
-        self._subjects = subjects
+        self._find_subjects = find_subjects
+        self._subjects: tuple[str, ...] = ()
 
     def add_rows(self, rows: dict[str, Any]) -> None:
+        self._subjects = self._find_subjects(self._caller)
         _add_quotas(rows, self._quota, self._subjects)
 
     def apply(self, batch: Batch) -> SharedSlot:
-        caller = self._caller
+        caller, both = self._caller, _both_subjects(self._caller)
+        if self._subjects != self._find_subjects(caller):
+            raise RowsChanged
         inner = self._quota.enter(caller.tenant, caller.plan, caller.key)
         for subject in self._subjects:
             batch.rows[quota_key(subject)].enter(batch.node_id, 1)
-        return SharedSlot(Grant(batch.node_id, batch.number), self._subjects, inner)
+        for counter in self._quota.counters_of(_of_others(both, self._subjects, batch)):
+            counter.parallel -= 1
+        return SharedSlot(Grant(batch.node_id, batch.number), self._subjects, inner, both)
 
 
 class Open:
@@ -191,6 +201,8 @@ class Open:
     def apply(self, batch: Batch) -> SharedHold:
         budgets, caller, ask, at_us = self._counters.budgets, self._caller, self._ask, batch.at_us
         check_rows(budgets, self._drawer, batch)
+        if self._subjects != self._find_subjects(caller):
+            raise RowsChanged
         claim = budgets.claim(self._drawer, ask.tokens, ask.cost_nano_usd, at_us)
         slot = copy.copy(self._slot.inner) if self._slot is not None else ParallelSlot(())
         hold = self._counters.quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, slot, claim)
@@ -198,6 +210,8 @@ class Open:
         budgets.held.discard(claim)
         for subject in self._subjects:
             batch.rows[quota_key(subject)].hold(batch.node_id, hold)
+        for other in self._counters.quota.counters_of(_of_others(_both_subjects(caller), self._subjects, batch)):
+            other.add(-1, -ask.tokens, -ask.cost_nano_usd)
         for counter, start_us, amount in claim.parts():
             batch.rows[budget_key(counter.of.budget, counter.subject)].hold(batch.node_id, start_us, amount)
         grant = Grant(batch.node_id, batch.number)
@@ -222,6 +236,15 @@ class HoldMoney:
             return None
         batch.rows[balance_key(self._tenant_id)].hold(batch.node_id, self._amount)
         return SharedMoney(Grant(batch.node_id, batch.number), self._tenant_id, hold)
+
+
+def _of_others(both: tuple[str, str], subjects: tuple[str, ...], batch: Batch) -> list[str]:
+    """Returns those of a caller's two subjects that a batch counts in rows, and an operation does not.
+
+    Limits came, or went, while the caller's requests ran; the row is another operation's. What this one holds in memory
+    is not in that row: neither taken nor given back there.
+    """
+    return [each for each in both if each not in subjects and quota_key(each) in batch.rows]
 
 
 def _both_subjects(caller: Caller) -> tuple[str, str]:
@@ -372,7 +395,14 @@ class Close:
             return
         rows = [batch.rows[quota_key(subject)] for subject in slot.subjects]
         if self._counters.holds(slot.grant, rows):
-            copy.copy(slot.inner).release()
+            others = _of_others(slot.both, slot.subjects, batch)
+            for subject, counter in zip(slot.both, slot.inner.subjects, strict=True):
+                if subject in slot.subjects:
+                    # The counter of now, which the row was taken into: that of then may have been forgotten.
+                    [now] = self._counters.quota.counters_of((subject,))
+                    now.parallel -= 1
+                elif subject not in others:
+                    counter.parallel -= 1
             for row in rows:
                 row.enter(slot.grant.node_id, -1)
 
@@ -382,10 +412,9 @@ class Close:
         # It was given back above, or with all that its node held.
         hold.slot = None
         # The counters of now: what was held in memory alone may have been counted anew since.
-        subjects: Sequence[str] = _both_subjects(held.caller)
-        if self._later:
-            subjects = [each for each in subjects if each not in self._later]
-        hold.counters = quota.counters_of(subjects)
+        both = _both_subjects(held.caller)
+        others = _of_others(both, held.subjects, batch)
+        hold.counters = quota.counters_of([each for each in both if each not in others] if others else both)
         claim, hold.claim = held.hold.claim, None
         rows = [batch.rows[quota_key(subject)] for subject in held.subjects]
         parts = claimed_parts(claim)
