@@ -197,8 +197,9 @@ def test_whatever_tenants_take_there_is_no_more_than_there_is(most: int, claims:
     shares = Shares(most)
     held: dict[str, int] = {}
     for tenant, amount in claims:
-        if shares.has_room(tenant, amount):
-            shares.take(tenant, amount)
+        may_have = shares.has_room(tenant, amount)
+        assert shares.take_if_room(tenant, amount) is may_have
+        if may_have:
             held[tenant] = held.get(tenant, 0) + amount
         assert shares.total == sum(held.values()) <= most
     for tenant, amount in held.items():

@@ -73,6 +73,36 @@ async def test_a_deadline_pulls() -> None:
     assert await asyncio.wait_for(task, 5) == "deadline"
 
 
+async def test_each_request_has_its_own_deadline_whatever_the_others_did_before() -> None:
+    running = InFlight(10, 0.01)
+    with running.admit("key_1", "ten_1") as over:
+        early, _ = await held(running)
+    assert await asyncio.wait_for(early, 5) == "deadline"
+    late, _ = await held(running)
+    running.timeout_s = 0.03
+    later, _ = await held(running)
+    assert [await asyncio.wait_for(task, 5) for task in (late, later)] == ["deadline"] * 2
+    assert len(running) == 0 and not over.is_slow and over.reason is None
+
+
+async def test_what_a_request_holds_is_given_back_with_its_place_however_it_ends() -> None:
+    running = InFlight(10, 0)
+    released: list[str] = []
+
+    class Part:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def release(self) -> None:
+            released.append(self.name)
+
+    place = running.admit("key_1", "ten_1")
+    place.slot, place.room = Part("slot"), Part("room")
+    with pytest.raises(ValueError, match="own"), place:
+        raise ValueError("own")
+    assert sorted(released) == ["room", "slot"] and len(running) == 0
+
+
 async def test_no_more_are_admitted_than_may_run() -> None:
     running = InFlight(1, 0)
     task, cancellation = await held(running)

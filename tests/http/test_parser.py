@@ -21,6 +21,7 @@ from trustgate.http.parser import (
     find_head_end,
     read_head,
 )
+from trustgate.http.peers import scope_of
 
 _token_characters = "!#$%&'*+-.^_`|~0123456789ABCXYZabcxyz"
 _names = st.sampled_from(
@@ -283,6 +284,7 @@ def test_a_head_that_is_recognised_is_read_as_if_it_were_not(heads: tuple[bytes,
     if not KnownHead.may_be(head):
         return
     known = KnownHead(first, head)
+    scope_of(head, None, scheme="http", client=None, server=None)
     for data in (second, first, second):
         found = known.read(data + behind)
         if found is None:
@@ -291,5 +293,7 @@ def test_a_head_that_is_recognised_is_read_as_if_it_were_not(heads: tuple[bytes,
         size = find_head_end(data + behind, 0)
         plain = read_head((data + behind)[:size])
         assert found[1] == size
+        scope, expected = (scope_of(each, None, scheme="http", client=None, server=None) for each in (found[0], plain))
+        assert scope == expected and scope["headers"] is found[0].headers
         for name in RequestHead.__slots__:
             assert getattr(found[0], name) == getattr(plain, name), name

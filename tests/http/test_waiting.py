@@ -196,6 +196,7 @@ def test_none_is_lost_each_ends_in_time_and_no_room_is_unused_while_one_waits(
             request.outcome, request.at = "left", door.loop.now
     door.settle()
     assert not door.waiting() and not door.refusals.are_waiting
+    assert not door.calls, "nothing waits for room"
     late_s = LATE_S + TURN_S * (len(door.requests) // (refusals.MAX_REFUSED_PER_TURN // 2))
     for request in door.refused:
         assert request.due - TURN_S <= request.at <= request.latest + late_s
