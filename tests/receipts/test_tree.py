@@ -94,6 +94,8 @@ async def test_more_leaves_than_there_are_cannot_be_proven(store: Store) -> None
         await tree.root_at(4)
     with pytest.raises(ValueError, match="3 leaves, not 4"):
         await tree.inclusion(0, 4)
+    with pytest.raises(ValueError, match="3 leaves, not 4"):
+        await tree.consistency(2, 4)
 
 
 async def test_a_missing_tile_is_damage(store: Store) -> None:
