@@ -84,6 +84,30 @@ def test_what_nodes_held_of_a_balance_that_are_gone_is_given_back() -> None:
     assert found.has("living") and not found.has("gone")
 
 
+def test_all_rows_are_written_from_what_memory_has() -> None:
+    quota, budgets, balances = Quota(), Budgets(lambda: NOON), Balances()
+    quota.begin(NOON)
+    quota.charge(("ten_1", "key_of_ten_1", "ten_2"), 5, 7, NOON)
+    budgets.put(Budget(id="budget_1", name="b", unit="tokens", amount=99, span="day", everyone=True, each="tenant"))
+    budgets.count(drawer_of(CALLER), 7, 0, NOON)
+    balances.change("ten_3", 100)
+    written = rows.written_anew(quota, budgets, balances, {"ten_4": (9, "ab" * 32)}, {"ten_1"})
+    [counter] = budgets.counters()
+    keys = ("quota/ten_1", BudgetRow(counter).key, BalanceRow(balances, "ten_3").key, rows.head_key("ten_4"))
+    assert written.keys() == set(keys)
+    head = rows.HeadRow("ten_4")
+    head.take_in(written[keys[3]], NOON)
+    assert head.link() == (10, "ab" * 32)
+
+    others = Budgets(lambda: NOON)
+    others.put(counter.of.budget)
+    rows.look_at_budget(others, keys[1], written[keys[1]], NOON)
+    assert [(each.subject, each.used) for each in others.standings(NOON)] == [("ten_1", 7)]
+    others.put(msgspec.structs.replace(counter.of.budget, models=("other",)))
+    rows.look_at_budget(others, keys[1], written[keys[1]], NOON)
+    assert others.counters() == [], "it counts other use now"
+
+
 def test_counted_anew_is_what_receipts_have_and_what_is_held() -> None:
     quota = Quota()
     quota.begin(NOON)
