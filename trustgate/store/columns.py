@@ -1,7 +1,7 @@
 """Many rows for DuckDB at once, as columns in Arrow's layout.
 
 DuckDB's appender holds the interpreter for about 6 µs a row of ``receipts``, during which the event loop waits. To make
-columns takes a third of that, in pieces of about 0.1 ms, and DuckDB reads them without the interpreter.
+columns takes half of that, in pieces of about 0.1 ms, and DuckDB reads them without the interpreter.
 
 Layout: Arrow Columnar Format 1.5, "Physical Memory Layout"; handed over as the Arrow PyCapsule Interface has it.
 """
