@@ -69,7 +69,9 @@ def main() -> int:
     if jobs > 1:
         # A file stays in one process: its tests share servers. (loadgroup would do more, and groups nothing here:
         # pytest-xdist 3.8 writes the group where pytest 9.2 no longer reads it.)
-        pytest_arguments = [f"--numprocesses={jobs}", "--dist=loadfile", *pytest_arguments]
+        # In which order files are given out, tests/conftest.py knows better than their number of tests.
+        shared = [f"--numprocesses={jobs}", "--dist=loadfile", "--no-loadscope-reorder"]
+        pytest_arguments = [*shared, *pytest_arguments]
     again.forget(environments.ROOT)
     if options.coverage or (whole and not options.no_coverage and not left_out):
         return _covered(python, pytest_arguments, whole=whole and not left_out, retry=options.retry)

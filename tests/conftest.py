@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ settings.load_profile("tests")
 # Under nohup, or in a shell's background, these are ignored, and servers and commands would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+#: How many tests one that is marked slow takes as long as, about.
+_SLOW_TEST = 50
 
 GatewayFactory = Callable[..., Gateway]
 ClientFactory = Callable[..., openai.OpenAI]
@@ -103,7 +107,7 @@ def make_client() -> Iterator[ClientFactory]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs LiteLLM and the clients by what it uses, so that the mark cannot be forgotten."""
+    """Mark what needs LiteLLM and the clients by what it uses: the mark cannot be forgotten. Order the files."""
     for item in items:
         if "litellm" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.litellm)
@@ -111,6 +115,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.model)
         if item.path.parent.name == "clients":
             item.add_marker(pytest.mark.clients)
+    # Whole files, those that take long first: one that is begun last has the other processes wait for its end.
+    weights = Counter[Path]()
+    for item in items:
+        weights[item.path] += _SLOW_TEST if item.get_closest_marker("slow") else 1
+    items.sort(key=lambda item: -weights[item.path])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.entries import FIRST_US, make_credit, make_entries, make_entry, receipts
+from tests.support.stores import NAME, new_store
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.receipts.receipt import canonical
 from trustgate.settings import PostgresAddress
@@ -48,9 +49,9 @@ OpenStore = Callable[[], Awaitable[Store]]
 @pytest.fixture(params=["duckdb", "postgres"])
 def open_store_factory(tmp_path: Path, request: pytest.FixtureRequest) -> OpenStore:
     """Opens the test's one database: a new one the first time, the same one again after it was closed."""
-    path = tmp_path / "trustgate.duckdb"
+    path = tmp_path / NAME
     if request.param == "duckdb":
-        return lambda: open_store(path)
+        return lambda: open_store(path) if path.exists() else new_store(tmp_path)
     address = PostgresAddress(request.getfixturevalue("postgres").clean())
     return lambda: open_store(path, address)
 
