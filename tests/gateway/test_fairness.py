@@ -223,6 +223,21 @@ def test_tenants_that_want_everything_get_the_same_and_leave_a_share_free(tenant
     assert shares.has_room("a newcomer", 1)
 
 
+def test_a_tenant_has_at_most_four_times_what_is_free() -> None:
+    assert FREE_MULTIPLE == 4
+    shares = Shares(10)
+    assert not shares.has_room("a", 11) and shares.has_room_for_all(7) and not shares.has_room_for_all(8)
+    shares.take("a", 6)
+    assert shares.has_room("a", 1, 1, 1) and not shares.has_room("a", 1, 2, 2), "two of its own are on their way"
+    assert shares.has_room_for_all()
+    shares.take("a", 2)
+    assert not shares.has_room("a", 1) and shares.has_room("b", 2) and not shares.has_room("b", 3)
+    assert (shares.held("a"), shares.held("b"), shares.is_full) == (8, 0, False)
+    assert not shares.has_room_for_all()
+    shares.take("b", 2)
+    assert shares.is_full and not shares.has_room("c", 1)
+
+
 def test_one_tenant_alone_has_room_for_a_thousand_streams_and_others_for_theirs(tmp_path: Path) -> None:
     settings = load_settings(tmp_path)
     shares = Shares(settings.serve.max_concurrent_requests)
