@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.conftest import GatewayFactory
@@ -120,6 +121,21 @@ def test_a_thread_that_never_returns_keeps_no_server_from_stopping(
     finally:
         os.close(reached[0])
     assert "Stopped without waiting any longer for: threads that do not end" in gateway.logs()
+
+
+def test_a_stop_may_serve_for_a_while_and_have_proxies_find_out_meanwhile(make_gateway: GatewayFactory) -> None:
+    environment = {"TRUSTGATE_SERVE_STOP_DELAY_S": "300"}
+    gateway = make_gateway(upstream="builtin:echo", environment=environment).start()
+    key = gateway.add_tenant()
+    assert httpx.get(f"{gateway.base_url}/health").json() == {"status": "ok"}
+    gateway.process.signal(signal.SIGTERM)
+    wait_until(lambda: httpx.get(f"{gateway.base_url}/health").status_code == 503, "the stop")
+    assert httpx.get(f"{gateway.base_url}/health").json() == {"status": "stopping"}
+    assert httpx.get(f"{gateway.base_url}/ready").json()["checks"]["serving"] == "draining"
+    chat = {"model": "trustgate/echo", "messages": [{"role": "user", "content": "Hello!"}]}
+    headers = {"authorization": f"Bearer {key}"}
+    assert httpx.post(f"{gateway.api_url}/chat/completions", json=chat, headers=headers).status_code == 200
+    assert gateway.stop(number=signal.SIGINT) == 130
 
 
 # what looks after the process

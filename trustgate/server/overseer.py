@@ -17,6 +17,8 @@ from trustgate.settings.environment import ServiceManagerAddress
 
 #: How often a worker gives its supervisor a sign of life, seconds.
 BEAT_S = 1.0
+#: How long a change of state waits for a service manager that does not read, seconds; a sign of life does not wait.
+_SEND_S = 0.5
 
 
 class Overseer:
@@ -51,7 +53,7 @@ class ServiceManager(Overseer):
         self._status = ""
 
     def beat(self) -> None:
-        self._send("WATCHDOG=1")
+        self._send("WATCHDOG=1", within_s=0.0)
 
     def ready(self, status: str) -> None:
         self._status = status
@@ -68,10 +70,10 @@ class ServiceManager(Overseer):
         """``EXTEND_TIMEOUT_USEC`` counts beside the unit's ``TimeoutStopSec``: the longer one holds."""
         self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(within_s * 1_000_000)}", "STATUS=Requests end")
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *lines: str, within_s: float = _SEND_S) -> None:
         # It is told as a service to it: the server goes on without.
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
-            sending.setblocking(False)
+            sending.settimeout(within_s)
             sending.sendto("\n".join(lines).encode(), self._address)
 
 

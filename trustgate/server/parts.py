@@ -438,7 +438,7 @@ class Server:
             Payments(self.store),
             TenantStatements(self.directory, self.catalog, self.accounting.log, self.store, self.archive),
             TenantKeys(self.directory, OwnKeys(self.admin), lambda: self.settings.serve),
-            Health(self.gateway_status.check, self.gateway_status.notes),
+            Health(self.gateway_status.check, self.gateway_status.notes, lambda: self.running.leaving),
             Transparency(self.archive),
             self.metrics,
             Page(self.gateway_status.page, lambda: self.settings.serve.page),

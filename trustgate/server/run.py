@@ -5,7 +5,8 @@
 
     among several processes: store → node → log (followed) → memory → journal → roles → listeners
 
-    SIGTERM: stop accepting → let requests end (within ``serve.shutdown_grace_s``) → flush → close
+    SIGTERM: not ready (for ``serve.stop_delay_s``) → stop accepting
+             → let requests end (within ``serve.shutdown_grace_s``) → flush → close
 
 Owns the order. Two listeners run in one event loop: the public one over TCP, the admin socket beside the database.
 """
@@ -78,7 +79,7 @@ def run(settings: Settings, load: Callable[[], Settings] | None = None) -> int:
     log_to_stderr(settings.log)
 
     overseer = overseer_of(service_manager())
-    stopping = Stopping(settings.serve.shutdown_grace_s, ends_process=True)
+    stopping = Stopping(grace_of(settings), ends_process=True)
 
     async def until_signal() -> None:
         await serve(settings, load, stop=stop_on_signal(), overseer=overseer, stopping=stopping)
@@ -104,10 +105,14 @@ def run_loop(main: Coroutine[Any, Any, R]) -> R:
 
 
 class Inherited(NamedTuple):
-    """The bound sockets that one of several workers has from its supervisor."""
+    """The bound sockets that one of several workers has from its supervisor.
+
+    ``is_replaced`` returns whether it stops so that another one takes its place; else all stop.
+    """
 
     public: socket.socket
     admin: socket.socket
+    is_replaced: Callable[[], bool] = lambda: False
 
     def close(self) -> None:
         """Listen no more in this process: while any has a socket open, clients wait in its queue."""
@@ -139,7 +144,7 @@ async def serve(
     Raises:
         OperatorError: it cannot start.
     """
-    stopping = stopping or Stopping(settings.serve.shutdown_grace_s)
+    stopping = stopping or Stopping(grace_of(settings))
     # No task group, which would raise what stops the start as an exception group.
     jobs = [asyncio.ensure_future(job) for job in (beat_for_ever(overseer), _on_stop(stop, stopping, overseer))]
     try:
@@ -147,6 +152,11 @@ async def serve(
     finally:
         await end_tasks(jobs)
     stopping.closed()
+
+
+def grace_of(settings: Settings) -> float:
+    """Returns how long a stop lets requests come and end, seconds."""
+    return settings.serve.stop_delay_s + settings.serve.shutdown_grace_s
 
 
 async def _on_stop(stop: asyncio.Event, stopping: Stopping, overseer: Overseer) -> None:
@@ -200,7 +210,8 @@ async def _serve(
 
         stack.enter_context(on_hangup(stop, reload))
         async with background(kept.upkeep(lambda: server.settings.receipts.checkpoint_every_s)):
-            listening = _Listening(public, admin, certificate, on_ready)
+            is_replaced = (lambda: False) if inherited is None else inherited.is_replaced
+            listening = _Listening(public, admin, certificate, on_ready, is_replaced)
             await _run_until(stop, stopping, settings, server, listening, together=kept.together)
             stopping.begins("the work of this process among others" if kept.together else "the log's upkeep")
         if _is_replaced(server):
@@ -317,12 +328,13 @@ async def _open(settings: Settings) -> Store:
 
 
 class _Listening(NamedTuple):
-    """What a server listens on, and what is called once it does."""
+    """What a server listens on, what is called once it does, and whether another goes on there when it stops."""
 
     public: socket.socket
     admin: socket.socket
     certificate: Certificate | None
     on_ready: Callable[[], None]
+    is_replaced: Callable[[], bool]
 
 
 async def _run_until(
@@ -342,9 +354,10 @@ async def _run_until(
     certificate = listening.certificate
     async with background(*_tasks(settings, server, certificate, is_alone=together is None)):
         grace_s = settings.serve.shutdown_grace_s
+        leave = asyncio.Event()
         serve = partial(
             listen,
-            stop=stop,
+            stop=leave,
             grace_s=grace_s,
             # Requests that are accounted for have a shorter grace of their own, and a receipt of how they ended.
             timeouts=ConnectionTimeouts(
@@ -364,7 +377,9 @@ async def _run_until(
         )
         _settle()
         listening.on_ready()
-        draining = asyncio.ensure_future(_drain_on(stop, server.running, grace_s, listeners))
+        draining = asyncio.ensure_future(
+            _drain_on(stop, leave, settings, server.running, listeners, listening.is_replaced)
+        )
         try:
             await listeners
             await draining
@@ -456,11 +471,24 @@ def _settle() -> None:
     gc.set_threshold(10_000, 20, 20)
 
 
-async def _drain_on(stop: asyncio.Event, running: InFlight, grace_s: float, listeners: asyncio.Future[Any]) -> None:
-    """End requests within ``grace_s`` seconds of ``stop``, those that connections still bring among them."""
+async def _drain_on(
+    stop: asyncio.Event,
+    leave: asyncio.Event,
+    settings: Settings,
+    running: InFlight,
+    listeners: asyncio.Future[Any],
+    is_replaced: Callable[[], bool],
+) -> None:
+    """Set ``leave`` after ``stop``, and end requests in time, those that connections still bring among them."""
     await stop.wait()
-    until_s = time.monotonic() + grace_s
     running.begin_stop()
+    running.leaving = not is_replaced()
+    delay_s, grace_s = settings.serve.stop_delay_s, settings.serve.shutdown_grace_s
+    if delay_s and running.leaving:
+        _logger.info("stopping in %g s: /health answers 503 until then", delay_s)
+        await asyncio.wait((listeners,), timeout=delay_s)
+    leave.set()
+    until_s = time.monotonic() + grace_s
     _logger.info("stopping: %d requests have %g s to end", len(running), grace_s)
     await asyncio.wait((listeners,), timeout=grace_s)
     await running.drain(max(0.0, until_s - time.monotonic()))

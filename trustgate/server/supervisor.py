@@ -33,6 +33,8 @@ _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.5, 30.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _INTERRUPTED = 130
 _READY = b"R"
+#: Ends a worker so that another one takes its place: its machine goes on serving.
+REPLACED = signal.SIGUSR1
 #: How often the supervisor looks after its workers, and after how long it was stopped itself; seconds.
 _LOOK_S, _ASLEEP_S = 1.0, 5.0
 _NOBODY = Overseer()
@@ -288,9 +290,9 @@ class Supervisor:
         for worker in self._workers.values():
             self._end(worker)
 
-    def _end(self, worker: _Worker) -> None:
+    def _end(self, worker: _Worker, number: int = signal.SIGTERM) -> None:
         worker.kill_s = time.monotonic() + self._stop_within_s()
-        _send(worker.pid, signal.SIGTERM)
+        _send(worker.pid, number)
 
     def _send_all(self, number: int) -> None:
         for worker in self._workers.values():
@@ -316,7 +318,7 @@ class Supervisor:
         if worker is not None:  # else it is about to be started anyhow
             _logger.info("replacing worker %d (process %d)", number, worker.pid)
             worker.is_replaced = True
-            self._end(worker)
+            self._end(worker, REPLACED)
 
     def _reap(self) -> None:
         for worker in list(self._workers.values()):

@@ -22,9 +22,9 @@ from trustgate.server.overseer import overseer_of
 from trustgate.server.pages import forget_console
 from trustgate.server.process import has_terminal, stop_on_signal
 from trustgate.server.reload import BOUND, differences, is_reloaded
-from trustgate.server.run import Inherited, run_loop, serve
+from trustgate.server.run import Inherited, grace_of, run_loop, serve
 from trustgate.server.stopping import LAST_S, Stopping
-from trustgate.server.supervisor import Place, Supervisor
+from trustgate.server.supervisor import REPLACED, Place, Supervisor
 from trustgate.settings import Settings
 from trustgate.settings.environment import service_manager
 
@@ -123,7 +123,7 @@ def run_workers(
             on_hangup=on_hangup,
             on_stop=inherited.close,
             hung_after_s=settings.serve.worker_timeout_s,
-            stop_within_s=lambda: now[0].serve.shutdown_grace_s + LAST_S + _KILL_S,
+            stop_within_s=lambda: grace_of(now[0]) + LAST_S + _KILL_S,
             overseer=overseer,
             terminal_gone=lambda: had_terminal and not has_terminal(),
         )
@@ -139,13 +139,21 @@ def _work(
 ) -> int:
     """Be a worker."""
     reload = None if load is None else lambda: settings_of(load(), place.number)
-    stopping = Stopping(settings.serve.shutdown_grace_s, ends_process=True)
+    stopping = Stopping(grace_of(settings), ends_process=True)
 
     async def until_told() -> None:
         stop = stop_on_signal()
+        replaced = asyncio.Event()
+
+        def be_replaced() -> None:
+            replaced.set()
+            stop.set()
+
+        asyncio.get_running_loop().add_signal_handler(REPLACED, be_replaced)
         asyncio.get_running_loop().add_reader(place.supervisor_gone, stop.set)
         try:
-            await serve(settings, reload, stop=stop, inherited=inherited, overseer=place, stopping=stopping)
+            own = inherited._replace(is_replaced=replaced.is_set)
+            await serve(settings, reload, stop=stop, inherited=own, overseer=place, stopping=stopping)
         finally:
             asyncio.get_running_loop().remove_reader(place.supervisor_gone)
 

@@ -42,6 +42,15 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_grace_s: Annotated[
         float, Meta(ge=0, le=3600, description="How long a stop waits for running requests, seconds.")
     ] = 30.0
+    stop_delay_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=300,
+            description="How long a stop goes on serving while /health and /ready answer 503, seconds: for a "
+            "proxy that finds out by them where to send requests.",
+        ),
+    ] = 0.0
     max_body_bytes: Annotated[int, Meta(ge=_KIB, le=_GIB, description="The largest request body, bytes.")] = (
         50 * _MIB
     )  # what OpenAI takes in one request with images; its audio files, 25 MB, fit as well

@@ -190,6 +190,8 @@ class InFlight:
         self._set_timeout(timeout_s)
         #: The end has begun: connections that stay are closed, requests that come all the same are still admitted.
         self.stopping = False
+        #: Requests should be sent elsewhere: no other process goes on in the place of this one.
+        self.leaving = False
         #: No request is admitted any more.
         self.draining = False
 

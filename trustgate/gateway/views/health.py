@@ -18,12 +18,21 @@ class HealthCheck(Protocol):
 class Health:
     """``GET /health`` (the process answers) and ``GET /ready`` (it could serve a request): no key needed."""
 
-    def __init__(self, check: HealthCheck, notes: Callable[[], Sequence[str]] = tuple) -> None:
-        """``notes``: what is worth knowing and keeps it from nothing."""
+    def __init__(
+        self,
+        check: HealthCheck,
+        notes: Callable[[], Sequence[str]] = tuple,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``notes``: what is worth knowing and keeps it from nothing. ``is_stopping``: requests should go elsewhere."""
         self._check = check
+        self._is_stopping = is_stopping
         self._notes = notes
 
     async def alive(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._is_stopping():
+            await send_json(send, {"status": "stopping"}, status=503)
+            return
         await send_json(send, {"status": "ok"})
 
     async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:

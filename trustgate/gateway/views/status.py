@@ -85,7 +85,7 @@ class GatewayStatus:
         store = "ok" if self._log.fault is None else "receipts cannot be stored right now"
         if not self.may_serve():
             store = "the database is away"
-        return {"store": store, "upstream": reachable, "serving": "draining" if self._running.stopping else "ok"}
+        return {"store": store, "upstream": reachable, "serving": "draining" if self._running.leaving else "ok"}
 
     def set_aside(self) -> int:
         """Returns how many receipts the database cannot hold as they are, unless the operator has accepted that."""
