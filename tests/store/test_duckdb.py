@@ -549,7 +549,8 @@ async def main():
     while True:
         first = await store.last_seq() + 1
         await store.append_entries(make_entries(first, 1 + first % 70))
-        print(await store.last_seq(), flush=True)
+        sys.stdout.write(f"{await store.last_seq()}\\n")  # in one piece, also where the environment has no buffer
+        sys.stdout.flush()
 asyncio.run(main())
 """
 
