@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,8 @@ from tests.support.processes import Process, clean_environment, wait_until
 from trustgate.cluster import changes, nodes, roles
 from trustgate.cluster.member import Member
 from trustgate.cluster.nodes import NodeBuried, list_nodes, node_findings
-from trustgate.cluster.roles import Role, RoleLost, check_tenure
+from trustgate.cluster.roles import Role, RoleLost, Tenure, check_tenure
+from trustgate.errors import Unavailable
 from trustgate.settings import PostgresAddress
 from trustgate.store import open_store
 from trustgate.store.changes import Change
@@ -387,3 +389,23 @@ async def test_a_cut_connection_is_made_anew_and_what_was_missed_is_heard(url: s
     assert memory.bodies == [b"missed"]
     await member.leave()
     await one.close()
+
+
+async def test_a_job_that_has_ended_before_its_role_is_lost_is_told_of_once(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(_: Tenure) -> None:
+        raise Unavailable("The database is away.")
+
+    unheard: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    member = Member(identity(), session(url), Memory(), lease_s=LEASE_S)
+    member.while_holding(Role.ANCHORER, fail)
+    await member.join()
+    await member.renew()
+    await asyncio.sleep(0)
+    await member.leave()
+    del member
+    gc.collect()
+    assert not unheard
+    assert caplog.text.count("the job of the anchorer ended: The database is away.") == 1

@@ -294,11 +294,7 @@ class Member:
         for role, (tenure, task) in list(self._held.items()):
             if task.done():
                 del self._held[role]
-                error = None if task.cancelled() else task.exception()
-                if isinstance(error, Unavailable):  # the database went away; the role is taken anew when it is back
-                    _logger.warning("the job of the %s ended: %s", role, error.message)
-                elif error is not None:
-                    _logger.error("the job of the %s ended", role, exc_info=error)
+                _log_end(role, task)
                 async with self._session.use() as connection:
                     await roles.release(connection, tenure)
         wanted = [role for role in self._jobs if role not in self._held]
@@ -322,9 +318,20 @@ class Member:
     async def _end_jobs(self) -> None:
         held, self._held = self._held, {}
         await end_tasks(task for _, task in held.values())
+        for role, (_, task) in held.items():
+            _log_end(role, task)
 
     def _may_serve_from(self, sent_s: float) -> None:
         self._until_s = self._served_until_s = sent_s + self._lease_s * (1 - _MARGIN)
+
+
+def _log_end(role: Role, task: asyncio.Task[None]) -> None:
+    """Log what a job has ended with, where that is an error; asyncio would log it later, as of no known task."""
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, Unavailable):  # the database went away; the role is taken anew when it is back
+        _logger.warning("the job of the %s ended: %s", role, error.message)
+    elif error is not None:
+        _logger.error("the job of the %s ended", role, exc_info=error)
 
 
 def _tell_waiting(addresses: list[str]) -> None:
