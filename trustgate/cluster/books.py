@@ -5,8 +5,8 @@ outlive a crash of the database, for what is used is in receipts. It is *closed*
 receipt linked to its tenant's last, in one transaction, and only then may the end of its answer leave. A caller without
 limits is opened in memory, without the database.
 
-Owns the two lanes, one for each moment, which of them an open takes, and what is given back where no request waits for
-it any more.
+Owns the two lanes, one for each moment, which of them an open takes (under load that of the closes, in one batch with
+them), and what is given back where no request waits for it any more.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Operations on rows that several processes count in, in batches: one transaction each (``cluster.batches``).
 
-What comes while a transaction is under way forms the next batch, so a busy gateway makes few commits and an idle one
-waits for none. One that meets another (40001, 40P01) is done again.
+What comes while a transaction is under way forms the next batch, and what comes while the event loop has other work to
+do joins it, so a busy gateway makes few commits and an idle one waits for none. One that meets another (40001, 40P01)
+is done again.
 
 Owns that an operation is carried out once. Where the connection is lost the outcome of a commit is unknown: the number
 of each batch is written with it, in a row of its lane, and read before it is sent again.
