@@ -21,10 +21,11 @@ from tests.support.postgres import GivenPostgres, Postgres
 from tests.support.processes import PATIENCE_S
 from trustgate.access.quota import Ask
 from trustgate.cluster import batches, lanes
-from trustgate.cluster.batches import BatchWriter, RowStates
+from trustgate.cluster.batches import BatchWriter
 from trustgate.cluster.database import DatabaseAway
 from trustgate.cluster.lanes import BatchLane
 from trustgate.cluster.operations import SharedHold, Use
+from trustgate.cluster.row_states import RowStates
 from trustgate.errors import Unavailable
 from trustgate.types import Limits
 

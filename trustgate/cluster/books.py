@@ -21,7 +21,7 @@ import msgspec
 from trustgate.access.budgets import Drawer
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.quota import Ask, ParallelSlot
-from trustgate.cluster.batches import DatabaseClock, Operation, Restore, RowStates
+from trustgate.cluster.batches import DatabaseClock, Operation, Restore
 from trustgate.cluster.changes import KnownChanges
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
 from trustgate.cluster.lanes import BatchLane
@@ -41,6 +41,7 @@ from trustgate.cluster.operations import (
     UnheldMoney,
     Use,
 )
+from trustgate.cluster.row_states import RowStates
 from trustgate.cluster.rows import (
     BalanceRow,
     QuotaRow,

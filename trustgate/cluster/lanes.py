@@ -25,12 +25,12 @@ from trustgate.cluster.batches import (
     Operation,
     Restore,
     RowsChanged,
-    RowStates,
     unreachable,
 )
 from trustgate.cluster.changes import KnownChanges
 from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession, is_retried, may_pass
 from trustgate.cluster.linked_receipts import LinkedReceipts
+from trustgate.cluster.row_states import RowStates
 from trustgate.cluster.rows import DoneRow, HomeTaken
 from trustgate.errors import TrustGateError
 from trustgate.tasks import Deferred
