@@ -138,7 +138,7 @@ def test_a_copy_that_serves_while_the_original_is_cut_off_ends_its_life_and_no_r
         world.cut()
         gate.open()
         wait_until(lambda: is_journaled(original, receipts[0]), "the first one's receipt in the journal")
-        shutil.copytree(original.gateway.home, home, ignore=shutil.ignore_patterns("admin.sock"))
+        shutil.copytree(original.gateway.home, home, ignore=shutil.ignore_patterns("admin.sock", "*.new"))
         late.open()
         wait_until(lambda: is_journaled(original, receipts[1]), "the second one's")
     copy = Neighbour(tmp_path, "copy", world.url, world.upstream.api_url, LEASE)

@@ -94,7 +94,7 @@ def test_a_copy_of_a_home_that_serves_does_not_serve(world: Several, tmp_path: P
     """Each would take its own receipts for recorded where the other's of the same number are."""
     served = world.machines[1]
     home = tmp_path / "copy"
-    shutil.copytree(served.gateway.home, home, ignore=shutil.ignore_patterns("admin.sock", "node"))
+    shutil.copytree(served.gateway.home, home, ignore=shutil.ignore_patterns("admin.sock", "node", "*.new"))
     copied = Gateway(home, environment={"TRUSTGATE_STORE_URL": world.url}).cli("serve", "--port", "0", check=False)
     assert copied.returncode != 0
     assert f"the home folder {home}, or with a copy of it" in copied.stderr
