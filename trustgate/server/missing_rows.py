@@ -70,21 +70,31 @@ class MissingRows:
         self._budgets: dict[Budget, dict[str, CountState]] = {}
 
     async def restore(self, connection: DatabaseConnection, rows: Sequence[Row]) -> None:
-        """Bring into memory what missing rows are to have."""
-        await restore_done_once(connection, [row for row in rows if isinstance(row, OnceRow)])
-        for row in rows:
-            if isinstance(row, QuotaRow):
-                await self._restore_quota(connection, row.subject_id)
-            elif isinstance(row, BudgetRow):
-                await self._restore_budget(connection, row)
+        """Bring into memory what missing rows are to have.
 
-    async def _restore_quota(self, connection: DatabaseConnection, subject_id: str) -> None:
-        self._quota.forget(subject_id)
+        All is read first: a request that ends meanwhile settles in memory what it has held there, which is no longer
+        there once the rows' figures are.
+        """
+        await restore_done_once(connection, [row for row in rows if isinstance(row, OnceRow)])
+        used = {
+            row.subject_id: await self._used(connection, row.subject_id) for row in rows if isinstance(row, QuotaRow)
+        }
+        counts = [(row, await self._counts(connection, row)) for row in rows if isinstance(row, BudgetRow)]
+        for subject_id, uses in used.items():
+            self._quota.forget(subject_id)
+            for window, use in uses:
+                self._quota.restore(window, subject_id, *use)
+        for row, count in counts:
+            row.counter.take_in(count)
+
+    async def _used(self, connection: DatabaseConnection, subject_id: str) -> list[tuple[int, tuple[int, int, int]]]:
+        """Returns what a subject has used, each with its window."""
+        found: list[tuple[int, tuple[int, int, int]]] = []
         all_keys = self._directory.keys()
         keys = [key for key in all_keys if key.account_id == subject_id]
         tenant_id, key_ids = (keys[0].tenant_id, [key.id for key in keys]) if keys else (subject_id, None)
         if not await connection.fetchval(_HAS_RECEIPTS, head_key(tenant_id)):
-            return
+            return found
         # First those that wait: one that gets its place meanwhile counts twice rather than not at all.
         waiting = [
             receipt
@@ -95,12 +105,12 @@ class MissingRows:
         for window, since_us in enumerate(windows.starts):
             used = await connection.fetchrow(_USED, tenant_id, since_us, key_ids)
             assert used is not None, "a sum has a row"
-            self._quota.restore(window, subject_id, used["requests"], used["tokens"], used["cost"])
-            for receipt in waiting:
-                if receipt.created_us >= since_us:
-                    self._quota.restore(window, subject_id, *_use(receipt))
+            found.append((window, (used["requests"], used["tokens"], used["cost"])))
+            found += [(window, _use(receipt)) for receipt in waiting if receipt.created_us >= since_us]
+        return found
 
-    async def _restore_budget(self, connection: DatabaseConnection, row: BudgetRow) -> None:
+    async def _counts(self, connection: DatabaseConnection, row: BudgetRow) -> CountState:
+        """Returns what a budget's row is to have."""
         budget = row.counter.of.budget
         counts = self._budgets.get(budget)
         if counts is None:
@@ -115,7 +125,7 @@ class MissingRows:
                 if owner is not None:
                     counted.restore(budget.id, owner[1], _use(receipt), receipt.created_us)
             counts = self._budgets[budget] = {counter.subject: counter.state() for counter in counted.counters()}
-        row.counter.take_in(counts.get(row.counter.subject) or CountState([]))
+        return counts.get(row.counter.subject) or CountState([])
 
 
 async def restore_done_once(connection: DatabaseConnection, rows: Sequence[OnceRow]) -> None:
