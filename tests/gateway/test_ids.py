@@ -61,6 +61,14 @@ def test_other_endpoints_are_looked_at_too(tenant: Tenant, scripted: Upstream) -
     assert scripted.requests == []
 
 
+@pytest.mark.parametrize("path", ["/v1/responses/compact", "/v1/responses/input_tokens"])
+def test_what_is_asked_about_a_response_is_looked_at_like_it(tenant: Tenant, scripted: Upstream, path: str) -> None:
+    tools = [{"type": "code_interpreter", "container": "cntr_1"}]
+    refused = tenant.http.post(path, json={"model": "gpt-4o", "input": "Hello", "tools": tools})
+    assert (refused.status_code, error_of(refused)["param"]) == (400, "container")
+    assert scripted.requests == []
+
+
 def test_a_plan_may_open_what_the_operator_shares(shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp) -> None:
     shared_gateway.cli("plan", "add", "searching", "--parameters", "vector_store_ids")
     tenant = sign_up(shared_gateway, "--plan", "searching")

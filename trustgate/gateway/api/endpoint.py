@@ -25,7 +25,7 @@ from trustgate.gateway.api.body_ids import (
     Marks,
     named_in,
 )
-from trustgate.gateway.api.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
+from trustgate.gateway.api.dialects import ANTHROPIC, OPENAI, Dialect
 from trustgate.gateway.api.members import BOUNDS, COMMON
 from trustgate.gateway.api.object_ids import BATCHES, Kind
 from trustgate.gateway.api.parsing import Call, broken_call, explain, json_fault, read_nothing, with_ids, with_members
@@ -151,7 +151,10 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def _marks(self) -> Marks:
-        return ALL_MARKS if self.is_unmetered else _MARKS.get(self.dialect, OPENAI_MARKS)
+        if self.is_unmetered:
+            return ALL_MARKS
+        # What is asked about a response names what a response does, in the errors and streams of other documents.
+        return RESPONSES_MARKS if self.name == "responses" else _MARKS.get(self.dialect, OPENAI_MARKS)
 
     def is_bounded_by(self, bounds: Iterable[tuple[str, float]]) -> bool:
         """Returns whether one of these bounds has a name that every server of this endpoint reads."""
@@ -212,6 +215,6 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 #: What the ids in a body are called, by API.
-_MARKS = {RESPONSES: RESPONSES_MARKS, ANTHROPIC: ANTHROPIC_MARKS}
+_MARKS = {ANTHROPIC: ANTHROPIC_MARKS}
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _NOTHING_ASKED = Call(model="", choices=0)
