@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import socket
+import threading
 from collections.abc import Iterator
 
 import h2.config
@@ -18,6 +19,7 @@ from tests.http.serving import PATIENCE_S, TIMEOUTS, App, Server, read_all, serv
 from tests.support.processes import wait_until
 from trustgate.http import door, hypercorn_adapter
 from trustgate.http.accepting import Acceptor
+from trustgate.http.http1 import Connection
 
 _HEAD = b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n"
 _NO_LAST_STREAM = 2**31 - 1
@@ -100,6 +102,29 @@ def test_a_connection_that_is_idle_for_long_is_closed_at_once(app: App, monkeypa
         stop(server)
         assert kept.sock is not None
         assert kept.sock.recv(1) == b""
+
+
+def test_a_request_that_has_come_unread_as_its_connection_is_about_to_be_closed_is_answered(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop of a busy machine is late: it comes to close a connection before it has read what came in time."""
+    ends = Connection.end_when_idle
+    sent = threading.Event()
+
+    def send_and_end(connection: Connection, kept_s: float) -> bool:
+        if not sent.is_set():
+            sent.set()
+            kept.request("GET", "/")
+        return ends(connection, kept_s)
+
+    monkeypatch.setattr(door, "KEPT_S", 1e-9)
+    with serving(app, grace_s=10 * PATIENCE_S) as server, contextlib.closing(client(server)) as kept:
+        assert ask(kept) == (200, None)
+        monkeypatch.setattr(Connection, "end_when_idle", send_and_end)
+        server.stop()
+        assert sent.wait(PATIENCE_S)
+        answer = kept.getresponse()
+        assert (answer.status, answer.getheader("connection")) == (200, "close")
 
 
 def test_what_waits_in_the_queue_is_answered_before_the_listener_is_closed() -> None:

@@ -28,7 +28,7 @@ from trustgate.http.parser import (
     head_too_slow,
     read_head,
 )
-from trustgate.http.peers import address_of, is_reset, scope_of, switches
+from trustgate.http.peers import address_of, has_unread, is_reset, scope_of, switches
 from trustgate.http.refusals import AT_ONCE_S, Wait
 from trustgate.http.sending import error_body
 
@@ -399,7 +399,8 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None:
             return True
         since = self._idle_since if self._head_timer is None else max(self._idle_since, self._door.closing_since)
-        if self._door.loop.time() - since < kept_s:
+        # On a busy machine the loop may be late: what a client has sent in time is read in the next turn.
+        if self._door.loop.time() - since < kept_s or (kept_s and has_unread(self.transport)):
             return True
         self.close()
         return False
@@ -425,7 +426,7 @@ class Connection(asyncio.Protocol):
     def _look_whether_idle(self) -> None:
         left_s = self._idle_since + self._door.timeouts.keep_alive_s - self._door.loop.time()
         # A head that has begun has its own, shorter time.
-        if not self._is_busy() and self._head_timer is None and left_s <= 0:
+        if not self._is_busy() and self._head_timer is None and left_s <= 0 and not has_unread(self.transport):
             self.close()
             return
         self._idle_timer = self._door.loop.call_later(max(left_s, 1.0), self._look_whether_idle)

@@ -74,6 +74,13 @@ def is_reset(transport: asyncio.Transport) -> bool:
     return any(events & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, events in poll.poll(0))
 
 
+def has_unread(transport: asyncio.Transport) -> bool:
+    """Returns whether something has come that the transport has not read yet: data, or the other side's end."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def address_of(name: Any) -> tuple[str, int] | None:
     """Returns host and port of a socket's name; None for a Unix socket."""
     return (name[0], name[1]) if isinstance(name, tuple) else None
