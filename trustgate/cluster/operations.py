@@ -204,8 +204,9 @@ class Open:
         if self._subjects != self._find_subjects(caller):
             raise RowsChanged
         claim = budgets.claim(self._drawer, ask.tokens, ask.cost_nano_usd, at_us)
-        slot = copy.copy(self._slot.inner) if self._slot is not None else ParallelSlot(())
-        hold = self._counters.quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, slot, claim)
+        # Not its slot, which counts already: its counters may have been forgotten since, for a row that was made.
+        unlimited = ParallelSlot(())
+        hold = self._counters.quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, unlimited, claim)
         # Budgets that come meanwhile count what is used of it when it is settled.
         budgets.held.discard(claim)
         for subject in self._subjects:
