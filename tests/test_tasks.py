@@ -14,7 +14,7 @@ async def wait_for(deferred: Deferred[int]) -> int:
 
 
 def state(deferred: Deferred[int]) -> tuple[bool, int | None, BaseException | None]:
-    return deferred.done(), deferred.granted, deferred.error
+    return deferred.done(), deferred.result, deferred.error
 
 
 def begin(deferred: Deferred[int], tasks: int) -> list[asyncio.Task[int]]:

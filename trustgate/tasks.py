@@ -70,7 +70,7 @@ class Deferred(Generic[R]):
         return self._is_done
 
     @property
-    def granted(self) -> R | None:
+    def result(self) -> R | None:
         """The result; None where it failed, or is not known yet."""
         return self._result
 

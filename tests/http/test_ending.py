@@ -219,7 +219,7 @@ def http2(server: Server) -> Iterator[Http2Client]:
 def test_http2_is_told_twice_and_what_was_on_its_way_is_answered(
     http2: Http2Client, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hypercorn_adapter, "_TOLD_S", 10 * PATIENCE_S)
+    monkeypatch.setattr(hypercorn_adapter, "_ANNOUNCED_S", 10 * PATIENCE_S)
     http2.holds_pings = True
     stop(server)
     while not http2.last_streams:

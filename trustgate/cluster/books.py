@@ -377,8 +377,8 @@ class Books:
 
     def _give_up(self, done: Deferred[Any]) -> None:
         """Give back what was granted to a request that is gone."""
-        if done.granted is not None:
-            self._undo(done.granted)
+        if done.result is not None:
+            self._undo(done.result)
 
     def _known_node_id(self) -> str:
         """Returns this process's id as a node; the last one that it had, where it is none: what it began it may end."""

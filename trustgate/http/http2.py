@@ -73,7 +73,7 @@ class Http2(H2Protocol):
         #: Set while no request runs, and when the client knows that the connection ends.
         self.is_idle = asyncio.Event()
         self.is_idle.set()
-        self._is_told = asyncio.Event()
+        self._is_announced = asyncio.Event()
         #: The last stream that is answered; None: there is no last one yet.
         self._last_stream: int | None = None
 
@@ -89,7 +89,7 @@ class Http2(H2Protocol):
         self.connection.increment_flow_control_window(_CONNECTION_WINDOW_BYTES - window)
         await self._flush()
 
-    async def tell_end(self) -> None:
+    async def announce_end(self) -> None:
         """Have the client begin no request any more; those that are on their way are answered (RFC 9113 section 6.8).
 
         The first GOAWAY names no last stream. The answer to the PING behind it comes after all requests that the client
@@ -100,10 +100,10 @@ class Http2(H2Protocol):
         with contextlib.suppress(h2.exceptions.H2Error):
             self.connection.ping(_END_PING)
             await self._flush()
-            await self._is_told.wait()
-        await self.say_last()
+            await self._is_announced.wait()
+        await self.send_last_goaway()
 
-    async def say_last(self) -> None:
+    async def send_last_goaway(self) -> None:
         """Send the GOAWAY with the last stream that is answered, once."""
         if self._last_stream is not None or self.closed:
             return
@@ -120,7 +120,7 @@ class Http2(H2Protocol):
     async def handle(self, event: Event) -> None:
         await super().handle(event)
         if isinstance(event, Closed):
-            self._is_told.set()
+            self._is_announced.set()
             self.is_idle.set()
             self.leave_door()
             # Nothing is sent any more: no answer has to wait for room in a buffer.
@@ -135,7 +135,7 @@ class Http2(H2Protocol):
                 await self.send(Closed())
                 return
             if isinstance(event, h2.events.PingAckReceived) and event.ping_data == _END_PING:
-                self._is_told.set()
+                self._is_announced.set()
             if self._waiting is None or not self._waiting.take(event):
                 await self._handle_event(event)
         await self._flush()

@@ -54,7 +54,7 @@ from trustgate.tasks import end_tasks, wait_at_most
 _logger = logging.getLogger("trustgate.server")
 
 #: How long a client of HTTP/2 gets to take notice that its connection ends, seconds.
-_TOLD_S = 1.0
+_ANNOUNCED_S = 1.0
 
 
 class Protocols:
@@ -166,18 +166,19 @@ class _Connection(TCPServer):
                 protocol.leave_door()
             await self._close()
 
-    async def end_when_idle(self, told_after_s: float) -> None:
-        """Have the connection end when no request runs, once its client has been told: ``told_after_s`` at the latest.
+    async def end_when_idle(self, announced_after_s: float) -> None:
+        """Have the connection end when no request runs, once its client has been told: ``announced_after_s`` at
+        the latest.
 
         HTTP/1.1's clients are not told.
         """
         if (http2 := self._http2) is not None:
-            await wait_at_most(http2.is_idle, told_after_s)
+            await wait_at_most(http2.is_idle, announced_after_s)
             try:
-                async with asyncio.timeout(_TOLD_S):
-                    await http2.tell_end()
+                async with asyncio.timeout(_ANNOUNCED_S):
+                    await http2.announce_end()
             except TimeoutError:
-                await http2.say_last()
+                await http2.send_last_goaway()
         await self.context.terminated.set()
 
     @property
@@ -187,7 +188,7 @@ class _Connection(TCPServer):
 
     async def _initiate_server_close(self) -> None:
         if (http2 := self._http2) is not None:
-            await http2.say_last()
+            await http2.send_last_goaway()
         await super()._initiate_server_close()
 
     async def _read_data(self) -> None:

@@ -213,7 +213,7 @@ async def _serve(
             is_replaced = (lambda: False) if inherited is None else inherited.is_replaced
             listening = _Listening(public, admin, certificate, on_ready, is_replaced)
             await _run_until(stop, stopping, settings, server, listening, together=kept.together)
-            stopping.begins("the work of this process among others" if kept.together else "the log's upkeep")
+            stopping.name_step("the work of this process among others" if kept.together else "the log's upkeep")
         if _is_replaced(server):
             raise StoreLocked(
                 "Another gateway has taken over the database: this one could not reach it for too long.",
@@ -394,7 +394,7 @@ async def _run_until(
                     await together.leave_nothing()
                 elif not _is_replaced(server):
                     await log.flush()
-            stopping.begins("jobs that run beside requests")
+            stopping.name_step("jobs that run beside requests")
         finally:
             draining.cancel()
             server.request_log.flush()

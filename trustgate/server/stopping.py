@@ -53,14 +53,14 @@ class Stopping:
         self._thread = threading.Thread(target=self._watch, name="trustgate-stop", daemon=True)
         self._thread.start()
 
-    def begins(self, what: str) -> None:
+    def name_step(self, what: str) -> None:
         """Name what is waited for now, for the whole rest of the time."""
         self._what = what
 
     @contextlib.asynccontextmanager
     async def step(self, what: str, within_s: float | None = None) -> AsyncIterator[None]:
         """Name what is waited for now, and give it up after ``within_s`` seconds (None: with the whole stop)."""
-        self.begins(what)
+        self.name_step(what)
         try:
             async with asyncio.timeout(within_s) as limit:
                 yield

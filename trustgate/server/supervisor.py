@@ -59,12 +59,12 @@ class Place(Overseer):
         os.set_blocking(report, False)
 
     def ready(self, status: str) -> None:
-        self._tell(_READY)
+        self._write(_READY)
 
     def beat(self) -> None:
-        self._tell(b".")
+        self._write(b".")
 
-    def _tell(self, what: bytes) -> None:
+    def _write(self, what: bytes) -> None:
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(self._report, what)
 
@@ -78,7 +78,7 @@ class _Worker:
         self.report = report
         self.is_ready = False
         #: Whether it may still report.
-        self.is_heard = True
+        self.may_report = True
         #: When it has given its last sign of life, and when it is killed if it has not ended by then.
         self.beat_s = time.monotonic()
         self.kill_s = math.inf
@@ -203,7 +203,7 @@ class Supervisor:
 
     def _wait(self, wakeup: socket.socket) -> None:
         """Wait for a signal, a worker's report, the time to start one, or the time to look after all."""
-        waiting = {worker.report: worker for worker in self._workers.values() if worker.is_heard}
+        waiting = {worker.report: worker for worker in self._workers.values() if worker.may_report}
         timeout_s = min([_LOOK_S, *(due_s - time.monotonic() for due_s in self._due_s.values())])
         readable, _, _ = select.select([wakeup.fileno(), *waiting], [], [], max(0.0, timeout_s))
         for each in readable:
@@ -213,7 +213,7 @@ class Supervisor:
                 continue
             worker = waiting[each]
             told = os.read(worker.report, 4096)
-            worker.is_heard = bool(told)  # else it ends: the signal of that comes, or has come
+            worker.may_report = bool(told)  # else it ends: the signal of that comes, or has come
             worker.beat_s = time.monotonic()
             if _READY in told:
                 self._became_ready(worker)

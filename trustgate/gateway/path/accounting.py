@@ -259,7 +259,7 @@ class Account:
         "_hold",
         "closed",
         "first_ms",
-        "keeping",
+        "pending",
         "receipt",
         "request",
         "sale",
@@ -289,7 +289,7 @@ class Account:
         #: What it came to, once it is closed.
         self.receipt: Receipt | None = None
         #: What ``kept`` waits for; None: nothing.
-        self.keeping: Deferred[Any] | None = None
+        self.pending: Deferred[Any] | None = None
 
     @property
     def rates(self) -> tuple[Rate | None, Rate | None]:
@@ -372,7 +372,7 @@ class Account:
         if paid is not None:
             receipt = replace(receipt, **paid)
         self.receipt = receipt
-        self.keeping = self._accounting.keeping.close(
+        self.pending = self._accounting.keeping.close(
             AccountEnd(request, receipt, arrival.secret, self._hold, counted, self.sale, self.work)
         )
 
@@ -447,8 +447,8 @@ class Account:
 
         A caller that is cancelled meanwhile does not stop the keeping.
         """
-        if self.keeping is not None:
-            await self.keeping.ended()
+        if self.pending is not None:
+            await self.pending.ended()
 
     def _paid(self, terms: PaymentTerms, finish: Finish, billed: int) -> dict[str, Any]:
         """What the tenant is charged: what the request is billed at, or its terms' price for each that was answered.

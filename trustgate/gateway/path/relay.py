@@ -67,7 +67,7 @@ async def _relay_whole(answer: Answer, delivery: Delivery, objects: ObjectAccoun
             raise
     account.sent_whole(body, None if apart is None else apart.hash)
     delivery.close("complete", status=answer.status, usage=usage)
-    if account.keeping is not None:
+    if account.pending is not None:
         await account.kept()
     sending = reply.whole(answer.status, content_type, body)
     if sending is not None:
