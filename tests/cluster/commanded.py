@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import shutil
 import signal
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from typing import Any, Literal
 from tests.cluster.failover import LEASE_S, Machine
 from tests.cluster.load import Load
 from tests.cluster.promises import Promises
-from tests.cluster.several import Beside
+from tests.cluster.several import Beside, start_all
 from tests.support.links import Link
 from tests.support.postgres import Postgres, run_sql
 from tests.support.processes import wait_until
@@ -48,15 +47,7 @@ class Commanded(Promises):
         self.machines = [
             Beside(folder, f"gateway{number}", link.over(self.url)) for number, link in enumerate(self.links, start=1)
         ]
-        first = self.machines[0]
-        first.start()
-        wait_until(first.is_ready, "the first to serve")
-        for other in self.machines[1:]:
-            other.gateway.home.mkdir(mode=0o700)
-            shutil.copy(first.gateway.home / "log.key", other.gateway.home)
-            other.start()
-        for machine in self.machines:
-            wait_until(machine.is_ready, f"{machine.name} to serve")
+        start_all(self.machines)
         self.load = Load(self.machines, seed)
         for plan in _PLANS:
             self.execute(commands.PlanPut(name=plan, create=True))
@@ -69,15 +60,6 @@ class Commanded(Promises):
         self.execute(money.TenantCredit(tenant="t0", add_nano_usd=10**9))
         self.done: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
-
-    def close(self) -> None:
-        self.load.close()
-        for machine in self.machines:
-            machine.send(signal.SIGCONT)
-            machine.end(signal.SIGKILL)
-        for link in self.links:
-            link.close()
-        self.postgres.close()
 
     # commands
 

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import shutil
 import signal
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from pathlib import Path
 from tests.cluster.failover import _CUT, LEASE_S, Machine
 from tests.cluster.load import Load
 from tests.cluster.promises import Asked, Promises
-from tests.cluster.several import Beside
+from tests.cluster.several import Beside, start_all
 from tests.support.disks import fill, mounted_disk
 from tests.support.links import BOTH, Link
 from tests.support.postgres import Postgres, run_sql
@@ -66,28 +65,10 @@ class Faulty(Promises):
         first.gateway.cli("plan", "add", "forty", "--requests-per-day", str(QUOTA), "--parallel-requests", "20")
         if chain:
             first.gateway.cli("anchor", "keygen")
-        first.start()
-        wait_until(first.is_ready, "the first to serve")
-        for other in self.machines[1:]:
-            other.gateway.home.mkdir(mode=0o700)
-            for name in ("log.key", "anchor.json"):
-                if (first.gateway.home / name).exists():
-                    shutil.copy(first.gateway.home / name, other.gateway.home)
-            other.start()
-        for machine in self.machines:
-            wait_until(machine.is_ready, f"{machine.name} to serve")
+        start_all(self.machines, ("log.key", "anchor.json") if chain else ("log.key",))
         self.faults: Counter[str] = Counter()
         self.load = Load(self.machines, seed)
         self.free = self._tenant("free", "internal", 0, 0)
-
-    def close(self) -> None:
-        self.load.close()
-        for machine in self.machines:
-            machine.send(signal.SIGCONT)
-            machine.end(signal.SIGKILL)
-        for link in self.links:
-            link.close()
-        self.postgres.close()
 
     # tenants
 

@@ -7,6 +7,7 @@ import base64
 import json
 import logging
 import random
+import signal
 import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -16,7 +17,8 @@ import httpx
 
 from tests.cluster.failover import Machine
 from tests.cluster.load import Load
-from tests.support.postgres import run_sql
+from tests.support.links import Link
+from tests.support.postgres import Postgres, run_sql
 from tests.support.processes import wait_until
 from trustgate.admin import commands
 from trustgate.admin.remote import RemoteAdmin
@@ -56,6 +58,8 @@ class Promises:
             chance: chooses.
         """
         self.url, self.chain, self.random = url, chain, chance
+        self.postgres: Postgres
+        self.links: list[Link] = []
         self.machines: list[Machine] = []
         self.load: Load
         #: Requests that were charged though nothing was left, of gateways that were killed.
@@ -64,6 +68,15 @@ class Promises:
         self.shown: dict[int, str] = {}
         #: What gateways answered that were not ready.
         self.unready: list[str] = []
+
+    def close(self) -> None:
+        self.load.close()
+        for machine in self.machines:
+            machine.send(signal.SIGCONT)
+            machine.end(signal.SIGKILL)
+        for link in self.links:
+            link.close()
+        self.postgres.close()
 
     def execute(self, command: commands.Command[Any], machine: Machine | None = None) -> Any:
         """A command of the operator's at a machine, the first unless one is named."""

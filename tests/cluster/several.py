@@ -11,6 +11,7 @@ import random
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -24,6 +25,20 @@ class Beside(Machine):
     """A machine whose gateway serves beside others."""
 
     flags = ()
+
+
+def start_all(machines: Sequence[Machine], copied: Sequence[str] = ("log.key",)) -> None:
+    """Start the first, then the others with copies of files of its home, and wait until all serve."""
+    first, *others = machines
+    first.start()
+    wait_until(first.is_ready, "the first to serve")
+    for other in others:
+        other.gateway.home.mkdir(mode=0o700)
+        for name in copied:
+            shutil.copy(first.gateway.home / name, other.gateway.home)
+        other.start()
+    for machine in machines:
+        wait_until(machine.is_ready, f"{machine.name} to serve")
 
 
 class Several(Failover):
@@ -41,14 +56,7 @@ class Several(Failover):
             plan = "bounded"
             first.gateway.cli("plan", "add", plan, "--requests-per-day", "1000000", "--tokens-per-day", "1000000000")
         self.key = first.gateway.add_tenant(plan=plan)
-        first.start()
-        wait_until(first.is_ready, "the first to serve")
-        for other in self.machines[1:]:
-            other.gateway.home.mkdir(mode=0o700)
-            shutil.copy(first.gateway.home / "log.key", other.gateway.home)
-            other.start()
-        for machine in self.machines:
-            wait_until(machine.is_ready, f"{machine.name} to serve")
+        start_all(self.machines)
         self.faults: Counter[str] = Counter()
 
     def serving(self) -> Machine:

@@ -201,7 +201,7 @@ def test_workers_are_replaced_reloaded_and_stopped_and_no_connection_is_refused(
         config.write_text(config.read_text() + "[journal]\nsync_ms = 77\n")
         with contextlib.ExitStack() as stack:
             keeping = [stack.enter_context(Asking(address, key, keeps=True)) for _ in range(3)]
-            # Of one that is replaced a proxy does not hear that its machine leaves.
+            # Health checks do not report a worker that is replaced: its machine goes on serving.
             keeping.append(stack.enter_context(Asking(address, key, path="/health")))
             wait_until(lambda: all(each.count > 5 for each in keeping), "answers on kept connections")
             done = second_server.cli_json("reload")

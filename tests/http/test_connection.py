@@ -27,13 +27,6 @@ HOST = b"host: x\r\n"
 CLOSE = b"connection: close\r\n"
 
 
-@pytest.fixture
-def app() -> Iterator[App]:
-    app = App()
-    yield app
-    app.open()
-
-
 @pytest.fixture(params=["uvloop", "asyncio"])
 def server(app: App, request: pytest.FixtureRequest) -> Iterator[Server]:
     loop_factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop

@@ -27,13 +27,6 @@ _REFUSED_STREAM = 7
 
 
 @pytest.fixture
-def app() -> Iterator[App]:
-    app = App()
-    yield app
-    app.open()
-
-
-@pytest.fixture
 def server(app: App, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """It keeps idle connections, once it ends, for longer than a test takes."""
     monkeypatch.setattr(door, "KEPT_S", 10 * PATIENCE_S)

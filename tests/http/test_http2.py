@@ -84,13 +84,6 @@ class Client:
 
 
 @pytest.fixture
-def app() -> Iterator[App]:
-    app = App()
-    yield app
-    app.open()
-
-
-@pytest.fixture
 def server(app: App) -> Iterator[Server]:
     with serving(app) as running:
         yield running

@@ -20,13 +20,6 @@ _REFUSED = b'{"no": "room"}'
 
 
 @pytest.fixture
-def app() -> Iterator[App]:
-    app = App()
-    yield app
-    app.open()
-
-
-@pytest.fixture
 def full() -> Full:
     return Full()
 
