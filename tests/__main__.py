@@ -69,7 +69,7 @@ def main() -> int:
     if jobs > 1:
         # A file stays in one process: its tests share servers. (loadgroup would do more, and groups nothing here:
         # pytest-xdist 3.8 writes the group where pytest 9.2 no longer reads it.)
-        # In which order files are given out, tests/conftest.py knows better than their number of tests.
+        # tests/conftest.py orders the files by how long they take; xdist would order them by their number of tests.
         shared = [f"--numprocesses={jobs}", "--dist=loadfile", "--no-loadscope-reorder"]
         pytest_arguments = [*shared, *pytest_arguments]
     again.forget(environments.ROOT)

@@ -30,7 +30,7 @@ settings.load_profile("tests")
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-#: How many tests one that is marked slow takes as long as, about.
+#: About how many other tests take as long as one that is marked slow.
 _SLOW_TEST = 50
 
 GatewayFactory = Callable[..., Gateway]

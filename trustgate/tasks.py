@@ -1,4 +1,4 @@
-"""What tasks wait for, and ending tasks that run for ever, to their end: one that was cancelled once may go on.
+"""Results that tasks wait for (``Deferred``), and the end of tasks that run for ever.
 
 A task can lose the one ``CancelledError`` that it gets: an error of a connection, raised while a transaction is rolled
 back for it, takes its place and is handled as any other; and ``asyncio.wait_for`` of Python 3.11 returns normally where

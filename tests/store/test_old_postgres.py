@@ -1,4 +1,4 @@
-"""A server that is older than those that are tested is refused, from what it tells of itself as a session begins."""
+"""A server that is older than those that are tested is refused, by the version that it reports to a new session."""
 
 from __future__ import annotations
 

@@ -58,8 +58,8 @@ async def check_alone(settings: Settings) -> None:
     """Check that no other home's gateway serves the database, for a command that is carried out without a server.
 
     A gateway that has lost its sessions holds no lock before it writes again, and serves on from its memory until its
-    lease is over: what is changed meanwhile it would not hear of. One whose lease is over is buried, so that it loads
-    that before it puts anything on record.
+    lease is over: what is changed meanwhile would not reach it. One whose lease is over is buried, so that it loads the
+    change before it puts anything on record.
 
     Raises:
         StoreLocked: one may serve; the message names it.

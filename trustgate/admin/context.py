@@ -300,7 +300,13 @@ class AdminContext:
 
 
 def move(budgets: Budgets, directory: Directory, tenant: Tenant) -> None:
-    """Have budgets know of a tenant that comes onto another plan; before the directory does."""
+    """Have a tenant's requests draw on its new plan's budgets, if it comes onto another plan.
+
+    Args:
+        budgets: Those of this process.
+        directory: Still without the change.
+        tenant: As it is from now on.
+    """
     if directory.plan_name_of(tenant.id) not in ("", tenant.plan):
         budgets.move(tenant.id, tenant.plan)
 

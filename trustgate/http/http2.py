@@ -70,9 +70,10 @@ class Http2(H2Protocol):
         self._waiting: WaitingStreams | None = None
         #: The heads of requests that were let through, by their streams, until they are begun.
         self._let_through: dict[int, RequestHead] = {}
-        #: Set while no request runs, and when the client knows that the connection ends.
+        #: Set while no request runs.
         self.is_idle = asyncio.Event()
         self.is_idle.set()
+        #: Set when the client has acknowledged that the connection ends, or has gone.
         self._is_announced = asyncio.Event()
         #: The last stream that is answered; None: there is no last one yet.
         self._last_stream: int | None = None
@@ -90,10 +91,10 @@ class Http2(H2Protocol):
         await self._flush()
 
     async def announce_end(self) -> None:
-        """Have the client begin no request any more; those that are on their way are answered (RFC 9113 section 6.8).
+        """Have the client begin no more requests; those that are on their way are answered (RFC 9113 section 6.8).
 
         The first GOAWAY names no last stream. The answer to the PING behind it comes after all requests that the client
-        has sent before it knew; then the second one names the last.
+        has sent before it had the first GOAWAY; then the second one names the last stream.
         """
         await self._flush()
         await self.send(RawData(GoAwayFrame(last_stream_id=_NO_LAST_STREAM).serialize()))

@@ -11,7 +11,7 @@ Owns what Hypercorn leaves open towards hostile or unlucky clients:
     HTTP/2: priorities (RFC 9113 section 5.3)                       ignored, instead of kept without end
     HTTP/2: requests that are made and reset, one after another     the end of the connection
     HTTP/2: a request without room                                  waits or is refused, and no stream is made for it
-    HTTP/2: the end of a connection from here                       said before it (GOAWAY), so that no request is lost
+    HTTP/2: the end of a connection from here                       announced (GOAWAY), so that no request is lost
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from trustgate.tasks import end_tasks, wait_at_most
 
 _logger = logging.getLogger("trustgate.server")
 
-#: How long a client of HTTP/2 gets to take notice that its connection ends, seconds.
+#: How long a client of HTTP/2 has to acknowledge that its connection ends, seconds.
 _ANNOUNCED_S = 1.0
 
 
@@ -167,10 +167,10 @@ class _Connection(TCPServer):
             await self._close()
 
     async def end_when_idle(self, announced_after_s: float) -> None:
-        """Have the connection end when no request runs, once its client has been told: ``announced_after_s`` at
-        the latest.
+        """End the connection when no request runs.
 
-        HTTP/1.1's clients are not told.
+        A client of HTTP/2 is told before (``Http2.announce_end``): when no request of it runs, and at the latest after
+        ``announced_after_s`` seconds, with requests that run.
         """
         if (http2 := self._http2) is not None:
             await wait_at_most(http2.is_idle, announced_after_s)

@@ -129,7 +129,7 @@ def estimate_chat(
     ``tools_bytes``: the size of the JSON of ``tools``, ``functions`` and ``response_format``.
     """
     return (
-        -(-estimate_milli("".join(contents)) // 1000)
+        estimate_tokens("".join(contents))
         # A role is one token.
         + messages * (_MESSAGE_TOKENS + 1)
         + _REPLY_TOKENS

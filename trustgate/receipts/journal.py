@@ -8,9 +8,8 @@ segment, deleting.
 Because space is reserved when a segment is made, a full disk shows there and not when an answer is waiting to be
 recorded: ``check_room`` lets admission know beforehand.
 
-Beside the folder lies its mark (``store.marks``): the last number that was appended, once for all entries of a turn of
-the event loop. It is how a journal notices that
-segments of it are missing, or all of it.
+Beside the folder lies its mark (``store.marks``): the last number that was appended, written once for all entries of a
+turn of the event loop. It is how a journal notices that segments of it are missing, or all of it.
 
 There is always a segment, even when the database has everything: its base is how much the database must hold. Only
 the end of the last segment may be torn (the write that a crash interrupted, which was never acknowledged); a bad record
@@ -183,7 +182,7 @@ class Journal:
             self.mark()
 
     def mark(self) -> None:
-        """Write the number of the last entry into the mark."""
+        """Write the number of the last entry into the mark, unless the mark has it. A failure is only logged."""
         last_seq = self._next_seq - 1
         if self._mark is not None and self._marked is not None and self._marked != last_seq:
             self._marked = last_seq

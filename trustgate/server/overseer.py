@@ -1,8 +1,9 @@
-"""What is told to whatever has started the server and looks after it: systemd, or the supervisor of several workers.
+"""Reports of a server's state to what supervises it: systemd, or the supervisor of several workers.
 
-systemd (sd_notify(3)): a datagram of lines to the socket that ``NOTIFY_SOCKET`` names. Under a unit of ``Type=notify``
-it counts the server as started once that is ready, shows what it does, and with ``WatchdogSec`` ends and restarts it
-when it gives no sign of life: its event loop is blocked, or the process was stopped.
+systemd (sd_notify(3)): each report is a datagram of lines to the socket that ``NOTIFY_SOCKET`` names. A unit of
+``Type=notify`` counts as started once the server has reported that it is ready; systemd shows the status that was
+reported last, and with ``WatchdogSec`` kills and restarts a server that gives no sign of life: its event loop is
+blocked, or the process was stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _SEND_S = 0.5
 
 
 class Overseer:
-    """What looks after the server; this one does nothing of it."""
+    """What supervises the server, and takes its reports. This base class drops them: nothing supervises it."""
 
     #: How often it wants a sign of life, seconds; 0: never.
     every_s = 0.0
@@ -31,24 +32,29 @@ class Overseer:
         """Give a sign of life."""
 
     def ready(self, status: str) -> None:
-        """The server serves, or waits for its turn."""
+        """Report that the server serves, or waits for its turn. ``status``: which, in a sentence for people."""
 
     def reloading(self) -> None:
-        """The settings are read anew."""
+        """Report that the settings are read anew."""
 
     def reloaded(self) -> None:
-        """The settings have been read, or refused."""
+        """Report that the settings have been read, or refused."""
 
     def stopping(self, within_s: float) -> None:
-        """The stop has begun, and takes so long at most."""
+        """Report that the stop has begun, and takes at most ``within_s`` seconds."""
+
+
+#: Nothing supervises the server.
+NO_OVERSEER = Overseer()
 
 
 class ServiceManager(Overseer):
-    """systemd, or what speaks as it does."""
+    """systemd, or another service manager with its protocol."""
 
     def __init__(self, address: ServiceManagerAddress) -> None:
+        """``address``: where it takes reports, and how often it wants a sign of life."""
         self._address = f"\0{address.socket[1:]}" if address.socket[:1] == "@" else address.socket
-        # Two signs of life in the time, as sd_watchdog_enabled(3) recommends.
+        # Twice in the time that it waits for one, as sd_watchdog_enabled(3) recommends.
         self.every_s = address.watchdog_s / 2 if address.watchdog_pid in (0, os.getpid()) else 0.0
         self._status = ""
 
@@ -71,19 +77,19 @@ class ServiceManager(Overseer):
         self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(within_s * 1_000_000)}", "STATUS=Requests end")
 
     def _send(self, *lines: str, within_s: float = _SEND_S) -> None:
-        # It is told as a service to it: the server goes on without.
+        # A report that cannot be sent is dropped: the server does not depend on it.
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
             sending.settimeout(within_s)
             sending.sendto("\n".join(lines).encode(), self._address)
 
 
 def overseer_of(address: ServiceManagerAddress | None) -> Overseer:
-    """Returns what looks after this process; ``address``: what the environment has of it."""
-    return Overseer() if address is None else ServiceManager(address)
+    """Returns what supervises this process. ``address``: of the service manager; None: there is none."""
+    return NO_OVERSEER if address is None else ServiceManager(address)
 
 
 async def beat_for_ever(overseer: Overseer) -> None:
-    """Give signs of life, as long as the event loop runs."""
+    """Give signs of life as often as the overseer wants them; returns at once if it wants none."""
     while overseer.every_s:
         overseer.beat()
         await asyncio.sleep(overseer.every_s)

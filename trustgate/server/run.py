@@ -35,7 +35,7 @@ from trustgate.models.upstream.probe import probe_for_ever
 from trustgate.observe.request_log import log_to_stderr
 from trustgate.payment.service import PaymentService
 from trustgate.server.keeping import Kept, keep_receipts
-from trustgate.server.overseer import Overseer, beat_for_ever, overseer_of
+from trustgate.server.overseer import NO_OVERSEER, Overseer, beat_for_ever, overseer_of
 from trustgate.server.pages import forget_console
 from trustgate.server.parts import Observer, Server
 from trustgate.server.process import background, loop_factory, on_hangup, stop_on_signal
@@ -58,7 +58,6 @@ _LOOK_EVERY_S = 1.0
 _COMMANDS_S = 5.0
 _RECEIPTS_S = 10.0
 _CLOSE_S = 5.0
-_NOBODY = Overseer()
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -115,7 +114,7 @@ class Inherited(NamedTuple):
     is_replaced: Callable[[], bool] = lambda: False
 
     def close(self) -> None:
-        """Listen no more in this process: while any has a socket open, clients wait in its queue."""
+        """Close the sockets in this process: as long as any process has one open, clients wait in its queue."""
         self.public.close()
         self.admin.close()
 
@@ -127,7 +126,7 @@ async def serve(
     stop: asyncio.Event,
     observer: Observer | None = None,
     inherited: Inherited | None = None,
-    overseer: Overseer = _NOBODY,
+    overseer: Overseer = NO_OVERSEER,
     stopping: Stopping | None = None,
 ) -> None:
     """Serve until ``stop`` is set.
@@ -138,7 +137,7 @@ async def serve(
         stop: set to end it.
         observer: called as things happen; without one, a line on stdout marks that it is ready.
         inherited: of one worker among several; without it, the sockets are bound here.
-        overseer: what looks after this process.
+        overseer: what supervises this process.
         stopping: bounds the stop; without it nothing ends the process where that hangs.
 
     Raises:
@@ -328,7 +327,7 @@ async def _open(settings: Settings) -> Store:
 
 
 class _Listening(NamedTuple):
-    """What a server listens on, what is called once it does, and whether another goes on there when it stops."""
+    """What a server listens on, what is called once it does, and whether another takes its place when it stops."""
 
     public: socket.socket
     admin: socket.socket

@@ -1,7 +1,7 @@
-"""The stop of a server: what is waited for, each thing for a bounded time, and the last resort.
+"""The stop of a server: each thing that is waited for has a bounded time, and so has the whole stop.
 
-A stop must end. What it leaves undone is as if the process were killed in that moment: nothing that a client has the
-end of is lost, for its receipt is in the journal, and the next start goes on from there.
+A stop must end. A process that is ended with things undone is as one that was killed: nothing that a client has the end
+of is lost, for its receipt is in the journal, and the next start goes on from there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MOST_BYTES = 512
 
 
 class Stopping:
-    """The stop of one server; one that ``ends_process`` ends the process where the stop does not end."""
+    """The stop of one server, and what it waits for at the moment."""
 
     def __init__(self, grace_s: float, *, ends_process: bool = False, last_s: float = LAST_S) -> None:
         """
@@ -45,7 +45,7 @@ class Stopping:
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """The stop begins. Only the first call counts."""
+        """Begin to count the time. Calls after the first change nothing."""
         if not self._ends_process or self._thread is not None:
             return
         self._until_s = time.monotonic() + self.within_s
@@ -54,12 +54,17 @@ class Stopping:
         self._thread.start()
 
     def name_step(self, what: str) -> None:
-        """Name what is waited for now, for the whole rest of the time."""
+        """Note what is waited for from now on, as long as the whole stop may take. ``what``: in words for people."""
         self._what = what
 
     @contextlib.asynccontextmanager
     async def step(self, what: str, within_s: float | None = None) -> AsyncIterator[None]:
-        """Name what is waited for now, and give it up after ``within_s`` seconds (None: with the whole stop)."""
+        """Note what the block waits for, and end the block after a time, with a warning.
+
+        Args:
+            what: in words for people.
+            within_s: the time, seconds; None: as long as the whole stop may take.
+        """
         self.name_step(what)
         try:
             async with asyncio.timeout(within_s) as limit:
@@ -70,12 +75,12 @@ class Stopping:
             _logger.warning("stopping: %s did not end in %g s, and is not waited for any more", what, within_s)
 
     async def close(self, what: str, within_s: float | None, close: Callable[[], Awaitable[object]]) -> None:
-        """Close something, as a step."""
+        """Call ``close`` as a ``step``."""
         async with self.step(what, within_s):
             await close()
 
     def closed(self) -> None:
-        """Everything is closed: only threads can keep the process, which has stopped well."""
+        """Note that everything is closed: threads that still run get ``_THREADS_S``, and the exit code is 0."""
         with self._changed:
             self._what, self._exit_code = "threads that do not end", 0
             self._until_s = min(self._until_s, time.monotonic() + _THREADS_S)
@@ -95,7 +100,7 @@ class Stopping:
 
 
 def _say(text: str) -> None:
-    """Write to stderr if that need not wait: who reads it may have stopped."""
+    """Write to stderr, unless that would block: what reads it may have stopped."""
     with contextlib.suppress(OSError, ValueError):
         if select.select([], [2], [], 0)[1]:
             os.write(2, text.encode()[-_MOST_BYTES:])

@@ -22,7 +22,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
-from trustgate.server.overseer import BEAT_S, Overseer
+from trustgate.server.overseer import BEAT_S, NO_OVERSEER, Overseer
 from trustgate.signals import hold_hangup, take_held_hangup
 
 _logger = logging.getLogger("trustgate.server")
@@ -37,11 +37,10 @@ _READY = b"R"
 REPLACED = signal.SIGUSR1
 #: How often the supervisor looks after its workers, and after how long it was stopped itself; seconds.
 _LOOK_S, _ASLEEP_S = 1.0, 5.0
-_NOBODY = Overseer()
 
 
 class Place(Overseer):
-    """The place of a worker: what it has of its supervisor."""
+    """The place of a worker: its number, and the pipes that join it to its supervisor."""
 
     every_s = BEAT_S
 
@@ -64,9 +63,9 @@ class Place(Overseer):
     def beat(self) -> None:
         self._write(b".")
 
-    def _write(self, what: bytes) -> None:
+    def _write(self, report: bytes) -> None:
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            os.write(self._report, what)
+            os.write(self._report, report)
 
 
 class _Worker:
@@ -100,7 +99,7 @@ class Supervisor:
         on_stop: Callable[[], None] = lambda: None,
         hung_after_s: float = 0.0,
         stop_within_s: Callable[[], float] = lambda: math.inf,
-        overseer: Overseer = _NOBODY,
+        overseer: Overseer = NO_OVERSEER,
         terminal_gone: Callable[[], bool] = lambda: False,
     ) -> None:
         """
@@ -112,7 +111,7 @@ class Supervisor:
             on_stop: called once, before the workers are told to stop: closes what is listened on.
             hung_after_s: how long a worker that was ready may give no sign of life; 0: for ever.
             stop_within_s: returns how long a worker that is to stop may take at most.
-            overseer: looks after the supervisor.
+            overseer: supervises the supervisor.
             terminal_gone: returns whether the terminal is gone that the program was started in.
         """
         self._count = count
@@ -212,10 +211,10 @@ class Supervisor:
                     wakeup.recv(4096)
                 continue
             worker = waiting[each]
-            told = os.read(worker.report, 4096)
-            worker.may_report = bool(told)  # else it ends: the signal of that comes, or has come
+            reported = os.read(worker.report, 4096)
+            worker.may_report = bool(reported)  # else it ends: the signal of that comes, or has come
             worker.beat_s = time.monotonic()
-            if _READY in told:
+            if _READY in reported:
                 self._became_ready(worker)
 
     def _became_ready(self, worker: _Worker) -> None:

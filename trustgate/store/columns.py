@@ -45,6 +45,9 @@ def columns_of(names: tuple[str, ...], types: tuple[str, ...], slices: Iterable[
         types: As DuckDB calls them.
         slices: Some rows each, as the values of every column; another thread gets its turn after each.
 
+    Returns:
+        The rows, which DuckDB reads without a copy of them in Python.
+
     Raises:
         KeyError: A type is not known here.
         ValueError, TypeError, OverflowError: A value is not of its column's type, or beyond it.
@@ -82,6 +85,7 @@ def _schema(names: tuple[str, ...], types: tuple[str, ...]) -> tuple[Any, dict[s
 
 
 def _batch(schema: Any, kinds: dict[str, Any], types: Sequence[str], columns: Sequence[list[Any]]) -> Any:
+    """Returns the Arrow array (a struct) of the values of all columns."""
     from nanoarrow.c_array import c_array_from_buffers
 
     rows = len(columns[0])
@@ -104,6 +108,7 @@ def _buffers(kind: str, values: list[Any]) -> list[Any]:
 
 
 def _data(kind: str, values: list[Any]) -> list[Any]:
+    """Returns a column's buffers but for that of its nulls, of which ``values`` has none."""
     if kind == "BIGINT":
         return [array("q", values)]
     if kind == "SMALLINT":

@@ -98,7 +98,9 @@ class OpenSocket(Protocol):
 
 
 class Cancellation(msgspec.Struct, eq=False):
-    """One request in flight, as it may be ended from outside. It is until the end of its block, which must follow."""
+    """One request in flight, as it may be ended from outside. It has its place from ``InFlight.admit`` to the end of
+    its block, so the block must be entered.
+    """
 
     running: InFlight
     key_id: str
@@ -123,7 +125,7 @@ class Cancellation(msgspec.Struct, eq=False):
             self._task.cancel()
 
     def turn_slow(self) -> None:
-        """It has run for longer than ``SLOW_AFTER_S``: set its deadline, and have its client watched."""
+        """Set its deadline, and have its client watched. Called once it has run for longer than ``SLOW_AFTER_S``."""
         self.is_slow = True
         deadlines = self.running.deadlines
         if deadlines is not None:
@@ -188,11 +190,11 @@ class InFlight:
         self._emptied: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._set_timeout(timeout_s)
-        #: The end has begun: connections that stay are closed, requests that come all the same are still admitted.
+        #: Whether the end has begun: connections that stay are closed, requests that still come are admitted.
         self.stopping = False
-        #: Requests should be sent elsewhere: no other process goes on in the place of this one.
+        #: Whether requests should be sent elsewhere: no other process takes the place of this one.
         self.leaving = False
-        #: No request is admitted any more.
+        #: Whether no request is admitted any more.
         self.draining = False
 
     def loop(self) -> asyncio.AbstractEventLoop:
