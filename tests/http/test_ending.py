@@ -16,6 +16,7 @@ import pytest
 from hyperframe.frame import Frame, GoAwayFrame, HeadersFrame, PingFrame, RstStreamFrame
 
 from tests.http.serving import PATIENCE_S, TIMEOUTS, App, Server, read_all, serving
+from tests.http.test_http2 import Client
 from tests.support.processes import wait_until
 from trustgate.http import door, hypercorn_adapter
 from trustgate.http.accepting import Acceptor
@@ -154,7 +155,7 @@ class Http2Client:
         self.last_streams: list[int] = []
         self.answered: set[int] = set()
         self.refused: dict[int, int] = {}
-        #: Answers to PING frames are kept back.
+        #: Answers to PING frames behind a GOAWAY are kept back.
         self.holds_pings = False
         self._pings: list[bytes] = []
 
@@ -180,7 +181,7 @@ class Http2Client:
             self.refused[frame.stream_id] = frame.error_code
         elif isinstance(frame, PingFrame) and "ACK" not in frame.flags:
             self._pings.append(PingFrame(opaque_data=frame.opaque_data, flags=["ACK"]).serialize())
-            if not self.holds_pings:
+            if not (self.holds_pings and self.last_streams):
                 self.answer_pings()
         return True
 
@@ -226,6 +227,21 @@ def test_http2_is_told_twice_and_what_was_on_its_way_is_answered(
     assert late in http2.answered
     assert {*http2.last_streams[1:]} == {late}
     assert http2.refused == {}
+
+
+def test_an_answer_of_http2_is_not_lost_by_a_client_that_reads_it_with_all_that_follows(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hypercorn_adapter, "_ANNOUNCED_S", 0.05)
+    with serving(app) as server:
+        client = Client(server)
+        held = client.request("/hold")
+        assert app.begun.wait(PATIENCE_S)
+        app.open()
+    # The listener has ended: h2 reads the answer and the end of the connection at once.
+    with client.socket:
+        client.read_until_ended(held)
+        assert client.goaway == 0
 
 
 def test_http2_is_told_when_no_request_runs(app: App) -> None:

@@ -35,9 +35,10 @@ _INTERNAL_ERROR = 2
 _REFUSED_STREAM = 7
 _ENHANCE_YOUR_CALM = 11
 _HTTP_1_1_REQUIRED = 13
-#: The last stream of a GOAWAY that announces another one, and what its PING brings back (section 6.8).
+#: The last stream of a GOAWAY that announces another one (section 6.8).
 _NO_LAST_STREAM = 2**31 - 1
-_END_PING = b"the end."
+#: What the PING frames before and behind it bring back.
+_ANSWERS_PING, _END_PING = b"answers.", b"the end."
 #: Resets of requests, in a second, that no client has a reason for (CVE-2023-44487).
 _MAX_RESETS_PER_S = 200
 #: How many bytes of all streams of a connection may be unread; of each stream it is 64 KiB.
@@ -73,8 +74,9 @@ class Http2(H2Protocol):
         #: Set while no request runs.
         self.is_idle = asyncio.Event()
         self.is_idle.set()
-        #: Set when the client has acknowledged that the connection ends, or has gone.
-        self._is_announced = asyncio.Event()
+        #: The PING frame that is waited for; set when the client has acknowledged it, or has gone.
+        self._ping_data = b""
+        self._is_acknowledged = asyncio.Event()
         #: The last stream that is answered; None: there is no last one yet.
         self._last_stream: int | None = None
 
@@ -95,14 +97,25 @@ class Http2(H2Protocol):
 
         The first GOAWAY names no last stream. The answer to the PING behind it comes after all requests that the client
         has sent before it had the first GOAWAY; then the second one names the last stream.
+
+        A PING before them waits until the client has read all answers. Clients on h2 (httpx) take a PING behind a
+        GOAWAY for an error, and lose the answers that they read together with it.
         """
-        await self._flush()
-        await self.send(RawData(GoAwayFrame(last_stream_id=_NO_LAST_STREAM).serialize()))
         with contextlib.suppress(h2.exceptions.H2Error):
-            self.connection.ping(_END_PING)
-            await self._flush()
-            await self._is_announced.wait()
+            await self._ping(_ANSWERS_PING)
+            await self.send(RawData(GoAwayFrame(last_stream_id=_NO_LAST_STREAM).serialize()))
+            await self._ping(_END_PING)
         await self.send_last_goaway()
+
+    async def _ping(self, data: bytes) -> None:
+        """Wait until the client has acknowledged a PING frame with 8 bytes of data, or has gone."""
+        if self.closed:
+            return
+        self._ping_data = data
+        self._is_acknowledged.clear()
+        self.connection.ping(data)
+        await self._flush()
+        await self._is_acknowledged.wait()
 
     async def send_last_goaway(self) -> None:
         """Send the GOAWAY with the last stream that is answered, once."""
@@ -121,7 +134,7 @@ class Http2(H2Protocol):
     async def handle(self, event: Event) -> None:
         await super().handle(event)
         if isinstance(event, Closed):
-            self._is_announced.set()
+            self._is_acknowledged.set()
             self.is_idle.set()
             self.leave_door()
             # Nothing is sent any more: no answer has to wait for room in a buffer.
@@ -135,8 +148,8 @@ class Http2(H2Protocol):
                 await self._flush()
                 await self.send(Closed())
                 return
-            if isinstance(event, h2.events.PingAckReceived) and event.ping_data == _END_PING:
-                self._is_announced.set()
+            if isinstance(event, h2.events.PingAckReceived) and event.ping_data == self._ping_data:
+                self._is_acknowledged.set()
             if self._waiting is None or not self._waiting.take(event):
                 await self._handle_event(event)
         await self._flush()
