@@ -37,7 +37,7 @@ from trustgate.payment.credit import payment_members
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
 from trustgate.settings import PostgresAddress
 from trustgate.store import State
-from trustgate.types import Limits
+from trustgate.types import Budget, Limits
 
 
 @pytest.fixture
@@ -347,6 +347,22 @@ async def test_what_a_budget_holds_that_changes_its_models_and_back_is_given_bac
         budgets.put(first)
         assert await keeper.ask(caller, Ask(101, 0)) is None
         assert await keeper.ask(caller, Ask(100, 0)) is not None
+
+
+async def test_a_claim_on_a_plans_budget_that_its_tenant_has_left_holds_no_other_up(url: str) -> None:
+    """The budget counted other models for a while: it has new counters, and the same row."""
+    budget = Budget(id="bud_1", name="the plan's", unit="requests", amount=9, span="total", plans=("p",))
+    leaves, stays = make_caller("ten_1"), make_caller("ten_2")
+    async with bookkeepers(url, 1, budget) as [keeper]:
+        budgets = keeper.counters.budgets
+        holds = [await keeper.ask(leaves), await keeper.ask(stays)]
+        budgets.put(msgspec.structs.replace(budget, models=("another",)))
+        budgets.put(budget)
+        budgets.move("ten_1", "q")
+        ended = asyncio.gather(*(keeper.close(hold, Use(1, 1)) for hold in holds if hold is not None))
+        assert [receipt.tseq for receipt in await asyncio.wait_for(ended, PATIENCE_S) if receipt] == [1, 1]
+        (standing,) = budgets.standings(keeper.clock())
+        assert (standing.used, standing.held) == (1, 0)
 
 
 async def test_rows_that_one_process_alone_writes_are_written_in_one_statement_and_others_are_seen(url: str) -> None:

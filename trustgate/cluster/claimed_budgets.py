@@ -15,16 +15,20 @@ from trustgate.cluster.rows import BudgetRow, Row, budget_key
 
 def claimed_rows(budgets: Budgets, drawer: Drawer, claim: Claim | None) -> list[Row]:
     """Returns the rows of the budgets that count a request now, and of those that hold its claim."""
-    counters = budgets.counters_of(drawer, budgets.clock())
-    if claim is not None and not claim.is_empty:
-        counters += [counter for counter, _, _ in claim.parts()]
-    if not counters:
-        return []
+    at_us = budgets.clock()
+    counters = budgets.counters_of(drawer, at_us)
     found: dict[str, Row] = {}
     for counter in counters:
         row = BudgetRow(counter)
-        # A budget that was changed, and changed back, has new counters and the same rows.
-        found.setdefault(row.key, row)
+        found[row.key] = row
+    if claim is not None and not claim.is_empty:
+        for of, _, _ in claim.parts():
+            key = budget_key(of.of.budget, of.subject)
+            if key not in found:
+                # A budget that was changed, and changed back, has new counters and the same rows. Others go by those.
+                now = budgets.counter_of(of.of.budget.id, of.subject, of.tenant_id, at_us)
+                is_same = now is not None and budget_key(now.of.budget, now.subject) == key
+                found[key] = BudgetRow(now if now is not None and is_same else of)
     return list(found.values())
 
 
