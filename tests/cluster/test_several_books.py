@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,12 +14,13 @@ from typing import Any
 import asyncpg
 import httpx
 import msgspec
+import pytest
 
 from tests.cluster.bookkeeping import WAITING_FOR_ROWS
 from tests.cluster.town import Town, name
 from tests.support.paying import HELLO, PRICE_NANO_USD
 from tests.support.postgres import run_sql
-from tests.support.processes import wait_until
+from tests.support.processes import PATIENCE_S, wait_until
 from tests.support.upstream import DONE, Gate, Reply, delta
 from trustgate.cluster.drafts import home_id
 from trustgate.receipts.journal import Journal
@@ -231,6 +233,61 @@ def test_a_command_that_is_killed_before_it_has_counted_is_finished_by_others(wo
     assert world.ask(key, 40, connections=6).ended() == Counter({200: 25, 429: 15})
     for plan in (before, after):
         world.gateway.cli("budget", "remove", plan)
+
+
+@contextlib.contextmanager
+def sequencing_stopped(url: str) -> Iterator[None]:
+    """No receipt gets its place in the log, for the block."""
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(url))
+        runner.run(connection.execute("BEGIN; SELECT FROM roles WHERE role = 'sequencer' FOR UPDATE"))
+        yield
+        runner.run(connection.close())
+
+
+def test_what_cannot_be_counted_while_receipts_get_no_places_holds_nothing_up_and_is_counted_later(world: Town) -> None:
+    """No gateway that has the log's key serves: requests go on, and so do other commands."""
+    tenant, stranger, budget = name(), name(), name()
+    key, other = world.gateway.add_tenant(tenant), world.gateway.add_tenant(stranger)
+    third = world.neighbours[2].gateway
+    # A command that had the table to itself would not end.
+    with counting_stopped(world.url), sequencing_stopped(world.url):
+        assert world.ask(key, 6).ended() == Counter({200: 6})
+        added = third.cli(
+            *("budget", "add", budget, "--requests", "10", "--per", "month", "--tenant", tenant), check=False
+        )
+        assert "Receipts wait for their places" in added.stderr
+        third.cli("tenant", "suspend", stranger)
+        assert world.ask(other, 3).ended() == Counter({401: 3})
+        another = third.cli(
+            *("budget", "add", name(), "--requests", "10", "--per", "month", "--tenant", stranger), check=False
+        )
+        assert "Receipts wait for their places" in another.stderr
+    wait_until(lambda: not run_sql(world.url, "SELECT 1 FROM shared_state WHERE key = 'count'"), "it to be counted")
+    world.books()
+    assert world.ask(key, 9).ended() == Counter({200: 4, 429: 5})
+
+
+@pytest.mark.slow
+def test_one_that_is_stopped_while_it_counts_anew_holds_the_others_up_for_seconds(world: Town) -> None:
+    tenant = name()
+    key = world.gateway.add_tenant(tenant)
+    assert world.ask(key, 6).ended() == Counter({200: 6})
+    third = world.neighbours[2]
+    budget = ("budget", "add", name(), "--requests", "10", "--per", "month", "--tenant", tenant)
+    adding = threading.Thread(target=lambda: third.gateway.cli(*budget, check=False))
+    with counting_stopped(world.url) as wait_for_count:
+        adding.start()
+        wait_for_count()
+        third.signal(signal.SIGSTOP)
+    # Now it has the table.
+    answers = world.ask(key, 6, of=(0, 1))
+    answers.thread.join(PATIENCE_S)
+    third.signal(signal.SIGCONT)
+    adding.join()
+    assert answers.ended()[200] >= 4
+    wait_until(lambda: not run_sql(world.url, "SELECT 1 FROM shared_state WHERE key = 'count'"), "it to be counted")
+    world.books()
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ _TIMEOUT_S = 10.0
 _COMMAND_TIMEOUT_S = 60.0
 #: How long it may take to read all receipts at the first process's start, or to look at all books, seconds.
 LENGTHY_S = 600.0
+#: How long all others wait for a process that is stopped in a transaction of such a session, seconds.
+_STOPPED_S = 5.0
 
 
 def database_address(settings: Settings) -> PostgresAddress:
@@ -73,10 +75,11 @@ def command_session(address: PostgresAddress) -> DatabaseSession:
 
 
 def lengthy_session(address: PostgresAddress) -> DatabaseSession:
-    """Returns the session for what takes long: a start that reads the receipts, a look at all books. No request waits
-    for it.
+    """Returns the session for what takes long: a start that reads the receipts, a look at all books.
+
+    What works in a transaction of it and leaves the connection alone is in ``database.at_work``.
     """
-    return DatabaseSession(opener(address, "start", LENGTHY_S), timeout_s=LENGTHY_S)
+    return DatabaseSession(opener(address, "start", _STOPPED_S), timeout_s=LENGTHY_S)
 
 
 def _session(address: PostgresAddress, role: str, synchronous_commit: str, lease_s: float) -> DatabaseSession:

@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from trustgate.errors import TrustGateError, Unavailable
+from trustgate.tasks import wait_at_most
 
 #: Classes of SQLSTATE (PostgreSQL, appendix A): connection exceptions, out of resources, operator intervention, errors
 #: of the server's system, such as of its disk.
@@ -53,6 +54,8 @@ class DatabaseConnection(Protocol):
 Connect = Callable[[], Awaitable[DatabaseConnection]]
 
 
+#: How often a process shows that it is at work, seconds.
+_SHOWN_EVERY_S = 1.0
 #: How long closing a connection may take, seconds: the server notices its end all the same.
 _CLOSE_S = 1.0
 #: ``Retry-After`` of what is refused while the database is away, seconds.
@@ -101,6 +104,30 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "The database did not answer in time."
     return f"The connection to the database was lost: {(str(error) or type(error).__name__).rstrip('.')}."
+
+
+@contextlib.asynccontextmanager
+async def at_work(connection: DatabaseConnection) -> AsyncIterator[None]:
+    """Show the database that this process is at work in a transaction, for the block, which leaves the connection
+    alone.
+
+    So a transaction may take long, and be ended soon by the database (``idle_in_transaction_session_timeout``) where
+    its process was stopped: others wait for what it has locked.
+    """
+    is_over = asyncio.Event()
+
+    async def show() -> None:
+        # None is cancelled: the transaction would fail.
+        while not is_over.is_set():
+            await wait_at_most(is_over, _SHOWN_EVERY_S)
+            await connection.fetchval("SELECT 1")
+
+    showing = asyncio.ensure_future(show())
+    try:
+        yield
+    finally:
+        is_over.set()
+        await showing
 
 
 class DatabaseSession:

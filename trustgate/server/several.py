@@ -85,6 +85,8 @@ class Together:
         self._jobs: list[asyncio.Future[None]] = []
         self._server: Server | None = None
         self._commands = _session(settings, "commands", _COMMAND_TIMEOUT_S, _COMMAND_TIMEOUT_S)
+        #: Whether a command before the one under way has left something to be counted anew.
+        self._counts_all = False
 
     # of commands (admin.context.OtherProcesses)
 
@@ -99,7 +101,8 @@ class Together:
         try:
             async with one_at_a_time(self._commands, "command"):
                 await self.member.take_in_now()
-                await self._finish_count()
+                # That may have to wait, and a key is to be revoked at once.
+                self._counts_all = await self.books.is_count_noted()
                 yield
                 is_done = True
         except DatabaseAway as error:
@@ -118,17 +121,29 @@ class Together:
 
     async def count_anew(self, budgets: Sequence[Budget], subjects: Collection[str]) -> None:
         """See ``OtherProcesses``."""
-        if self._server is not None:
-            await self.books.count_anew(budgets, subjects, self._server.directory, self._server.catalog)
+        if self._server is None:
+            return
+        directory = self._server.directory
+        if self._counts_all:
+            if not budgets and not subjects:
+                return  # to the keeper of the books: this command counts nothing
+            budgets, subjects = directory.budgets(), directory.limited()
+        try:
+            await self.books.count_anew(budgets, subjects, directory, self._server.catalog)
+        except DatabaseAway as error:
+            raise DatabaseAway(
+                f"The change is made, but what was used before is not counted yet: {error.message}",
+                hint="A process counts it once every receipt has its place in the log. See: trustgate doctor",
+            ) from error
 
     async def _finish_count(self) -> None:
         """Count everything anew where a command has ended before it did. No command runs meanwhile."""
-        if self._server is None or not await self.books.is_count_noted():
+        if self._server is None or not self._counts_all:
             return
         _logger.info("a command has ended before its change was counted: everything is counted anew")
         await self.settle()
         directory = self._server.directory
-        await self.count_anew(directory.budgets(), directory.limited())
+        await self.books.count_anew(directory.budgets(), directory.limited(), directory, self._server.catalog)
 
     async def _keep_books(self) -> None:
         """For ever: finish what a command of a process that has ended has left undone, and remove old rows."""
@@ -139,7 +154,7 @@ class Together:
                 if await self.books.is_count_noted():
                     # Once the command that has made the note is over, if it still runs.
                     async with self.exclusive():
-                        pass
+                        await self._finish_count()
                 if self._server is not None and time.monotonic() >= remove_at_s:
                     remove_at_s = time.monotonic() + _REMOVE_EVERY_S
                     await self.books.remove_old(self._server.directory)

@@ -30,14 +30,13 @@ from trustgate.cluster import roles
 from trustgate.cluster.batches import DatabaseClock
 from trustgate.cluster.books import Books, give_back
 from trustgate.cluster.connections import (
-    LENGTHY_S,
     closing_session,
     database_address,
     lengthy_session,
     looking_session,
     opening_session,
 )
-from trustgate.cluster.database import DatabaseConnection, DatabaseSession
+from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession, at_work
 from trustgate.cluster.drafts import Drafts, home_id, part_from_copy
 from trustgate.cluster.lasting_work import EndedWork
 from trustgate.cluster.member import Member
@@ -91,10 +90,6 @@ _LIMITED = (
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM receipts"
 _CLOSED = "SELECT receipt_id FROM waiting_receipts WHERE receipt_id = ANY($1::text[])"
-#: Set for this transaction alone.
-_IDLE = "SELECT set_config('idle_in_transaction_session_timeout', $1, true)"
-#: How long other processes wait for one that stops in the middle of its start, seconds.
-_OTHERS_WAIT_S = 5.0
 #: How often, and after how many seconds each time, it is looked whether all receipts have their places.
 _LOOKS, _LOOK_S = 100, 0.05
 #: What a request may take beyond its deadline, seconds.
@@ -122,12 +117,20 @@ Heads = dict[str, tuple[int, str]]
 
 
 async def _all_placed(connection: DatabaseConnection) -> None:
-    """Wait until every receipt has its place in the log, while none is closed."""
+    """Wait until every receipt that is closed now has its place in the log, which takes no time where one sequences.
+
+    Called before anything is locked, where requests go on, and again once none is closed any more: without a sequencer
+    all of them would wait.
+    """
+    newest = await connection.fetchval("SELECT max(n) FROM waiting_receipts")
+    if newest is None:
+        return
     for _ in range(_LOOKS):
-        if not await connection.fetchval("SELECT EXISTS (SELECT 1 FROM waiting_receipts)"):
+        if not await connection.fetchval("SELECT EXISTS (SELECT 1 FROM waiting_receipts WHERE n <= $1)", newest):
             return
         await asyncio.sleep(_LOOK_S)
-    raise Unavailable(
+    # Of this class: any other error of a connection's use is told as the loss of the connection.
+    raise DatabaseAway(
         "Receipts wait for their places in the log.", hint="Try again when a gateway is its sequencer: trustgate doctor"
     )
 
@@ -177,11 +180,10 @@ class SharedServing:
             # One process at a time begins.
             await connection.execute(_LOCK)
             is_alone = not await connection.fetchval(_OTHERS, node_id)
-            # The others wait for this process, which may be stopped or cut off in the middle.
-            await connection.execute(_IDLE, f"{LENGTHY_S if is_alone else _OTHERS_WAIT_S:g}s")
             if is_alone:
                 await bury(connection, give_back)
-                await self._place_waiting(node_id)
+                async with at_work(connection):
+                    await self._place_waiting(node_id)
             # Until the end no other process closes anything, not even one that hangs and whose lease is over.
             await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
             waiting, heads = await self._heads(connection)
@@ -192,7 +194,6 @@ class SharedServing:
             if is_alone or found != heads:
                 if waiting:
                     raise Unavailable("Receipts wait for their places in the log: start again in some seconds.")
-                await connection.execute(_IDLE, f"{LENGTHY_S:g}s")
                 await self._write_anew(connection, heads, directory, catalog, is_alone=is_alone)
         self.log.books.directory = directory
         self.log.books.restore = MissingRows(
@@ -294,9 +295,7 @@ class SharedServing:
         Raises Unavailable: receipts get no places now.
         """
         limited = directory.limited()
-        async with self._lengthy.use() as connection, connection.transaction():
-            await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
-            await _all_placed(connection)
+        async with self._all_waiting() as connection:
             rows = await connection.fetch(_COUNTED)
             at_us: int = await connection.fetchval(_NOW)
             last_seq: int = await connection.fetchval(_LAST_SEQ)
@@ -322,6 +321,19 @@ class SharedServing:
             standings=tuple(counter.standing(at_us) for counter in budgets.counters()),
             at_us=at_us,
         )
+
+    @contextlib.asynccontextmanager
+    async def _all_waiting(self) -> AsyncIterator[DatabaseConnection]:
+        """A transaction in which every receipt has its place, and no process changes a row.
+
+        Raises Unavailable: receipts get no places now. Then no process has waited.
+        """
+        async with self._lengthy.use() as connection:
+            await _all_placed(connection)
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
+                await _all_placed(connection)
+                yield connection
 
     async def note_count(self) -> None:
         """Note that everything is to be counted anew, unless ``count_anew`` follows. Raises ``Unavailable``."""
@@ -353,24 +365,24 @@ class SharedServing:
             async with self._lengthy.use() as connection:
                 await connection.execute(_STRIKE_OUT, _COUNT_KEY)
             return
-        async with self._lengthy.use() as connection, connection.transaction():
-            await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
-            await _all_placed(connection)
+        async with self._all_waiting() as connection:
             at_us: int = await connection.fetchval(_NOW)
             last_seq: int = await connection.fetchval(_LAST_SEQ)
-            budgets = await count_anew(
-                store=self._store,
-                directory=directory,
-                catalog=catalog,
-                at_us=at_us,
-                wanted=wanted,
-                until_seq=last_seq,
-            )
+            async with at_work(connection):
+                budgets = await count_anew(
+                    store=self._store,
+                    directory=directory,
+                    catalog=catalog,
+                    at_us=at_us,
+                    wanted=wanted,
+                    until_seq=last_seq,
+                )
             found = {row["key"]: row["state"] for row in await connection.fetch(_LIMITED)}
             rows = counted_anew(budgets, found)
             if subjects:
                 quota = Quota()
-                await restore_quotas(self._store, directory, quota, at_us)
+                async with at_work(connection):
+                    await restore_quotas(self._store, directory, quota, at_us)
                 rows |= quotas_anew(quota, subjects, found, at_us)
             await connection.execute(_REPLACE, list(rows), list(rows.values()))
             await connection.execute(_STRIKE_OUT, _COUNT_KEY)
@@ -388,10 +400,9 @@ class SharedServing:
         """Returns whether receipts wait for their places, and the ends of the chains by all receipts."""
         # First those that wait: one that gets its place meanwhile is seen twice then, and not missed.
         waiting = await waiting_receipts(connection)
-        heads = {
-            head.tenant_id: (head.entry.receipt.tseq, leaf_hash(head.entry.receipt).hex())
-            for head in await self._store.load_heads()
-        }
+        async with at_work(connection):
+            found = await self._store.load_heads()
+        heads = {head.tenant_id: (head.entry.receipt.tseq, leaf_hash(head.entry.receipt).hex()) for head in found}
         for receipt in waiting:
             if receipt.tseq > heads.get(receipt.tenant, (0, ""))[0]:
                 heads[receipt.tenant] = receipt.tseq, leaf_hash(receipt).hex()
@@ -407,9 +418,10 @@ class SharedServing:
         is_alone: bool,
     ) -> None:
         """Write all rows anew from the receipts. Nothing is held in them but by other processes that serve."""
-        counted = SharedCounters(Quota(), Budgets(), Balances(await self._store.balances()))
-        load_budgets(counted.budgets, directory, directory.budgets())
-        await restore_counts(self._store, directory, catalog, counted.quota, counted.budgets)
+        async with at_work(connection):
+            counted = SharedCounters(Quota(), Budgets(), Balances(await self._store.balances()))
+            load_budgets(counted.budgets, directory, directory.budgets())
+            await restore_counts(self._store, directory, catalog, counted.quota, counted.budgets)
         if is_alone:
             rows = written_anew(counted.quota, counted.budgets, counted.balances, heads, directory.limited())
             await connection.execute(_FORGET)
