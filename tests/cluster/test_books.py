@@ -31,7 +31,8 @@ from trustgate.access.directory import Caller, Directory
 from trustgate.access.quota import Ask, Quota
 from trustgate.cluster import connections
 from trustgate.cluster.operations import SharedHold, Use
-from trustgate.cluster.rows import BudgetRow, counted_anew, quotas_anew
+from trustgate.cluster.rows import BudgetRow
+from trustgate.cluster.rows_anew import counted_anew, quotas_anew
 from trustgate.errors import RateLimited, Unavailable
 from trustgate.payment.credit import payment_members
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash

@@ -18,7 +18,8 @@ from tests.support.postgres import GivenPostgres, Postgres
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.quota import Ask, Quota
 from trustgate.cluster.operations import SharedHold, SharedSlot, Use
-from trustgate.cluster.rows import quota_key, quotas_anew
+from trustgate.cluster.rows import quota_key
+from trustgate.cluster.rows_anew import quotas_anew
 from trustgate.server.missing_rows import MissingRows, waiting_receipts
 from trustgate.store import State
 from trustgate.types import Limits

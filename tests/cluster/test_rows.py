@@ -7,7 +7,7 @@ import msgspec
 from tests.cluster.bookkeeping import drawer_of, make_caller
 from trustgate.access.budgets import Budgets
 from trustgate.access.quota import Ask, Hold, Quota
-from trustgate.cluster import rows
+from trustgate.cluster import rows, rows_anew
 from trustgate.cluster.rows import BalanceRow, BudgetRow, QuotaRow, given_back
 from trustgate.payment.balance import Balances
 from trustgate.types import Budget
@@ -91,7 +91,7 @@ def test_all_rows_are_written_from_what_memory_has() -> None:
     budgets.put(Budget(id="budget_1", name="b", unit="tokens", amount=99, span="day", everyone=True, each="tenant"))
     budgets.count(drawer_of(CALLER), 7, 0, NOON)
     balances.change("ten_3", 100)
-    written = rows.written_anew(quota, budgets, balances, {"ten_4": (9, "ab" * 32)}, {"ten_1"})
+    written = rows_anew.written_anew(quota, budgets, balances, {"ten_4": (9, "ab" * 32)}, {"ten_1"})
     [counter] = budgets.counters()
     keys = ("quota/ten_1", BudgetRow(counter).key, BalanceRow(balances, "ten_3").key, rows.head_key("ten_4"))
     assert written.keys() == set(keys)
@@ -123,7 +123,7 @@ def test_counted_anew_is_what_receipts_have_and_what_is_held() -> None:
 
 def key(budget: Budget) -> str:
     """As a process finds it that has not been asked for an equal budget."""
-    rows._reach_digest.cache_clear()
+    rows.reach_digest.cache_clear()
     return rows.budget_key(budget, "")
 
 

@@ -66,6 +66,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "cluster/claimed_budgets.py": ("tests/cluster/test_books.py", "tests/cluster/test_against_model.py"),
     "cluster/counted_once.py": ("tests/cluster/test_lasting_work.py", "tests/cluster/test_books.py"),
     "cluster/lasting_work.py": ("tests/cluster/test_lasting_work.py",),
+    "cluster/rows_anew.py": ("tests/cluster/test_rows.py", "tests/cluster/test_books.py"),
     "cluster/rows.py": (
         "tests/cluster/test_rows.py",
         "tests/cluster/test_lasting_work.py",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -56,13 +56,17 @@ class _QuotaContent(Shared[QuotaShare]):
     figures: CounterState
 
 
-class _BudgetContent(Shared[dict[int, int]]):
+class BudgetContent(Shared[dict[int, int]]):
+    """The content of a budget's row; of a node: what it holds, by the beginning of the cell (microseconds UTC)."""
+
     figures: CountState
     #: Whose it is; "": its callers' together.
     tenant: str = ""
 
 
-class _BalanceContent(Shared[int]):
+class BalanceContent(Shared[int]):
+    """The content of a balance's row; of a node: what it holds, nano-USD."""
+
     figures: BalanceState
 
 
@@ -149,7 +153,7 @@ class BudgetRow:
         self._nodes: dict[str, dict[int, int]] = {}
 
     def take_in(self, content: str, at_us: int) -> None:
-        found = msgspec.json.decode(content, type=_BudgetContent)
+        found = msgspec.json.decode(content, type=BudgetContent)
         self.counter.take_in(found.figures)
         self.counter.turn(at_us)
         self._nodes = found.nodes
@@ -161,7 +165,7 @@ class BudgetRow:
             node_id: {start: held for start, held in share.items() if start in cells}
             for node_id, share in self._nodes.items()
         }
-        return msgspec.json.encode(_BudgetContent(figures, shares, self.counter.tenant_id))
+        return msgspec.json.encode(BudgetContent(figures, shares, self.counter.tenant_id))
 
     def has(self, node_id: str) -> bool:
         """Returns whether what the node holds is held still."""
@@ -190,12 +194,12 @@ class BalanceRow:
         self._nodes: dict[str, int] = {}
 
     def take_in(self, content: str, at_us: int) -> None:
-        found = msgspec.json.decode(content, type=_BalanceContent)
+        found = msgspec.json.decode(content, type=BalanceContent)
         self._balances.take_in(self._tenant_id, found.figures)
         self._nodes = found.nodes
 
     def content(self) -> bytes:
-        return msgspec.json.encode(_BalanceContent(self._balances.state(self._tenant_id), self._nodes))
+        return msgspec.json.encode(BalanceContent(self._balances.state(self._tenant_id), self._nodes))
 
     def has(self, node_id: str) -> bool:
         """Returns whether what the node holds is held still."""
@@ -305,13 +309,13 @@ def given_back(key: str, content: str, node_ids: Iterable[str]) -> bytes:
             quota.figures.parallel -= share.parallel
         return msgspec.json.encode(quota)
     if key.startswith("budget/"):
-        budget = msgspec.json.decode(content, type=_BudgetContent)
+        budget = msgspec.json.decode(content, type=BudgetContent)
         for cells in _removed(budget.nodes, node_ids):
             budget.figures.cells = [
                 (start, used, held - cells.get(start, 0)) for start, used, held in budget.figures.cells
             ]
         return msgspec.json.encode(budget)
-    balance = msgspec.json.decode(content, type=_BalanceContent)
+    balance = msgspec.json.decode(content, type=BalanceContent)
     balance.figures.held -= sum(_removed(balance.nodes, node_ids))
     return msgspec.json.encode(balance)
 
@@ -345,28 +349,6 @@ class RecordedRow(OnceRow):
         self.is_done = False
 
 
-def written_anew(
-    quota: Quota,
-    budgets: Budgets,
-    balances: Balances,
-    heads: Mapping[str, tuple[int, str]],
-    limited: Collection[str],
-) -> dict[str, str]:
-    """Returns the rows of what counters in memory have, by key, where nothing is held.
-
-    Args:
-        quota: the counters of quotas.
-        budgets: those of budgets.
-        balances: what tenants have.
-        heads: by tenant, the number and the leaf hash (hex) of its last receipt.
-        limited: the tenants and keys that quotas are counted of.
-    """
-    rows: list[Row] = [QuotaRow(quota, subject) for subject in quota.subjects() if subject in limited]
-    rows += [BudgetRow(counter) for counter in budgets.counters()]
-    rows += [BalanceRow(balances, tenant_id) for tenant_id in balances.tenants()]
-    return {row.key: row.content().decode() for row in rows} | heads_anew(heads)
-
-
 def quota_key(subject_id: str) -> str:
     """Returns the key of a tenant's or key's use."""
     return f"quota/{subject_id}"
@@ -374,46 +356,20 @@ def quota_key(subject_id: str) -> str:
 
 def budget_key(budget: Budget, subject: str) -> str:
     """Returns the key of a subject's use of a budget: another one where the budget counts other use than before."""
-    return f"budget/{budget.id}/{_reach_digest(budget)}/{subject}"
+    return f"budget/{budget.id}/{reach_digest(budget)}/{subject}"
 
 
 def look_at_budget(budgets: Budgets, key: str, content: str, at_us: int) -> None:
     """Take a budget's row into memory, where what it counts is what the budget counts now."""
     _, budget_id, digest, subject = key.split("/", 3)
     budget = budgets.find(budget_id)
-    if budget is None or _reach_digest(budget) != digest:
+    if budget is None or reach_digest(budget) != digest:
         return
-    found = msgspec.json.decode(content, type=_BudgetContent)
+    found = msgspec.json.decode(content, type=BudgetContent)
     counter = budgets.counter_of(budget_id, subject, found.tenant, at_us)
     if counter is not None:
         counter.take_in(found.figures)
         counter.turn(at_us)
-
-
-def balances_anew(balances: Balances, found: Mapping[str, str]) -> dict[str, str]:
-    """Returns the rows of balances, by key, with what tenants have as ``balances`` has it, and what is held.
-
-    ``found``: the rows as they are, by key, of these and others.
-    """
-    rows: dict[str, str] = {}
-    for tenant_id, amount in balances.tenants().items():
-        key = balance_key(tenant_id)
-        content = _BalanceContent(BalanceState())
-        if key in found:
-            content = msgspec.json.decode(found[key], type=_BalanceContent)
-        content.figures.balance = amount
-        rows[key] = msgspec.json.encode(content).decode()
-    return rows
-
-
-def heads_anew(heads: Mapping[str, tuple[int, str]]) -> dict[str, str]:
-    """Returns the rows of the ends of chains, by key. ``heads``: as ``written_anew`` has them."""
-    rows: dict[str, str] = {}
-    for tenant_id, (tseq, tail) in heads.items():
-        head = HeadRow(tenant_id)
-        head.advance(tseq, tail)
-        rows[head.key] = head.content().decode()
-    return rows
 
 
 def budget_ends(content: str, span: Span) -> int | None:
@@ -421,56 +377,15 @@ def budget_ends(content: str, span: Span) -> int | None:
 
     None: it has none, and a process may hold something of a time that has ended.
     """
-    found = msgspec.json.decode(content, type=_BudgetContent)
+    found = msgspec.json.decode(content, type=BudgetContent)
     if not found.figures.cells and found.nodes:
         return None
     return max((span.end(start) for start, _, _ in found.figures.cells), default=0)
 
 
-def quotas_anew(counted: Quota, subjects: Iterable[str], found: Mapping[str, str], at_us: int) -> dict[str, str]:
-    """Returns the rows of quotas counted anew, by key: what was used as ``counted`` has it, and what is held.
-
-    Args:
-        counted: Has counted what was used.
-        subjects: The tenants and keys whose quotas they are.
-        found: The rows as they are, by key.
-        at_us: The database's time, microseconds UTC.
-    """
-    rows: dict[str, str] = {}
-    quota = Quota()
-    quota.begin(at_us)
-    for subject in subjects:
-        row = QuotaRow(quota, subject)
-        if row.key in found:
-            row.take_in(found[row.key], at_us)
-        row.count_anew(counted.state(subject).used)
-        rows[row.key] = row.content().decode()
-    return rows
-
-
-def counted_anew(budgets: Budgets, found: Mapping[str, str]) -> dict[str, str]:
-    """Returns the rows of budgets counted anew, by key: what was used as the counters have it, and what is held.
-
-    Args:
-        budgets: Have counted what was used.
-        found: The rows as they are, by key, of these and other budgets.
-    """
-    counters = {budget_key(counter.of.budget, counter.subject): counter for counter in budgets.counters()}
-    rows = {key: BudgetRow(counter).content().decode() for key, counter in counters.items()}
-    digests = {(budget.id, _reach_digest(budget)) for budget in budgets.budgets()}
-    for key, content in found.items():
-        if tuple(key.split("/", 3)[1:3]) not in digests:
-            continue
-        was, counter = msgspec.json.decode(content, type=_BudgetContent), counters.get(key)
-        used = {} if counter is None else {cell.start: cell.used for cell in counter.cells}
-        held = {start: amount for start, _, amount in was.figures.cells}
-        was.figures.cells = [(start, used.get(start, 0), held.get(start, 0)) for start in sorted(used.keys() | held)]
-        rows[key] = msgspec.json.encode(was).decode()
-    return rows
-
-
 @functools.lru_cache(maxsize=4_096)
-def _reach_digest(budget: Budget) -> str:
+def reach_digest(budget: Budget) -> str:
+    """Returns a short digest of what a budget counts: another one where it counts other use than before."""
     # Compared by value: msgspec leaves out a default only where it is the same object, and a budget that was read from
     # the database has another (equal) tuple than one that came with a command.
     reach = reach_of(budget)

@@ -44,16 +44,8 @@ from trustgate.cluster.nodes import bury
 from trustgate.cluster.old_rows import remove_old_rows
 from trustgate.cluster.operations import SharedCounters
 from trustgate.cluster.roles import Role
-from trustgate.cluster.rows import (
-    BalanceRow,
-    QuotaRow,
-    balances_anew,
-    counted_anew,
-    heads_anew,
-    look_at_budget,
-    quotas_anew,
-    written_anew,
-)
+from trustgate.cluster.rows import BalanceRow, QuotaRow, look_at_budget
+from trustgate.cluster.rows_anew import balances_anew, counted_anew, heads_anew, quotas_anew, written_anew
 from trustgate.cluster.sequencer import Sequencer
 from trustgate.cluster.shared_answers import SharedAnswers
 from trustgate.cluster.shared_balances import SharedBalances
