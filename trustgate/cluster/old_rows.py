@@ -115,5 +115,5 @@ async def _remove_ended_budgets(
 
 
 def _count(status: str) -> int:
-    """Returns how many rows a statement has changed, by what the database says of it."""
+    """Returns how many rows a statement has changed. ``status``: its command tag, for example "DELETE 3"."""
     return int(status.rpartition(" ")[2])

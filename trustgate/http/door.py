@@ -100,7 +100,7 @@ class Door:
         return True
 
     def begin_closing(self) -> None:
-        """From now on each answer says that its connection ends with it."""
+        """Have each answer from now on be the last one of its connection, with ``connection: close``."""
         if not self.closing:
             self.closing = True
             self.closing_since = self.loop.time()

@@ -45,7 +45,7 @@ async def listen(
 ) -> None:
     """Serve ``app`` on a bound socket until ``stop``; then close it; connections get ``grace_s`` seconds to end.
 
-    Each ends with its next answer, which says so, or once it has been idle for ``door.KEPT_S`` seconds.
+    Each ends with its next answer (``connection: close``), or once it has been idle for ``door.KEPT_S`` seconds.
 
     ``shed`` may answer a request in the place of ``app``, before anything is begun for it. ``websockets``: the paths on
     which one may be asked for; elsewhere that is an ordinary request. ``processes``: how many serve on the socket.

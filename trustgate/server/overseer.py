@@ -66,7 +66,7 @@ class ServiceManager(Overseer):
         self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        """``MONOTONIC_USEC`` is what ``Type=notify-reload`` asks for."""
+        """``MONOTONIC_USEC`` is what ``Type=notify-reload`` needs."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=Reading the settings")
 
     def reloaded(self) -> None:

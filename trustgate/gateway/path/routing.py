@@ -6,6 +6,7 @@ Owns the rule that an id leads to the target that made it, and only for its own 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, quote
@@ -93,19 +94,7 @@ class Routing:
         if endpoint.is_plain:
             return route
         if endpoint.names is not None:
-            object_id = scope["path_params"]["id"]
-            route.handle = self._handles.find(endpoint.names, object_id, tenant_id)
-            route.path = endpoint.upstream_path.replace("{id}", quote(object_id, safe=""))
-            for kind in endpoint.children:
-                child_id = scope["path_params"][kind]
-                self._handles.check_child(kind, child_id, route.handle)
-                route.path = route.path.replace(f"{{{kind}}}", quote(child_id, safe=""))
-            if endpoint.deletes and route.handle.owed >= 0:
-                raise Conflict(
-                    f"This {endpoint.names} is not settled: look at it once more when it has ended, then delete it.",
-                    code=f"{endpoint.names}_not_settled",
-                    retryable=False,
-                )
+            self._find_named(route, endpoint, endpoint.names, scope["path_params"], tenant_id)
         if scope["query_string"] and (endpoint.body == "none" or endpoint.is_unmetered):
             filters = endpoint.lists == "chat_completion"
             route.path += "?" + _checked_query(scope["query_string"].decode("latin-1"), filters=filters)
@@ -162,6 +151,36 @@ class Routing:
     def headers(self, profile: Profile | None) -> list[tuple[str, str, str]]:
         """Returns the headers that the caller's profile sets for upstreams, as ``Targets.headers``."""
         return [] if profile is None else self._targets.headers(profile)
+
+    def _find_named(
+        self, route: Route, endpoint: Endpoint, names: Kind, ids: Mapping[str, str], tenant_id: str
+    ) -> None:
+        """Find the object that a request's path names, and set the path upstream with its id.
+
+        Args:
+            route: Is given the object and the path.
+            endpoint: The request's.
+            names: The kind of object.
+            ids: The path's parameters: the object's id, and those of what belongs to it.
+            tenant_id: Whose it has to be.
+
+        Raises:
+            NotFound: It is not its tenant's.
+            Conflict: It is to be deleted, and is not settled.
+        """
+        object_id = ids["id"]
+        route.handle = self._handles.find(names, object_id, tenant_id)
+        route.path = endpoint.upstream_path.replace("{id}", quote(object_id, safe=""))
+        for kind in endpoint.children:
+            child_id = ids[kind]
+            self._handles.check_child(kind, child_id, route.handle)
+            route.path = route.path.replace(f"{{{kind}}}", quote(child_id, safe=""))
+        if endpoint.deletes and route.handle.owed >= 0:
+            raise Conflict(
+                f"This {names} is not settled: look at it once more when it has ended, then delete it.",
+                code=f"{names}_not_settled",
+                retryable=False,
+            )
 
     def _use(self, route: Route, endpoint: Endpoint, tenant_id: str) -> None:
         """Look up the ids in the body. One that its tenant does not have is its operator's, or ``NotFound``."""
