@@ -112,16 +112,22 @@ class LimitedTogether:
         """Returns what a row has: requests, tokens and cost of the day, and how many run."""
         async with self.keepers[0].own.use() as connection:
             state = await connection.fetchval("SELECT state::text FROM shared_state WHERE key = $1", quota_key(subject))
+        if state is None:
+            return [0, 0, 0], 0
         _, used, _, parallel = json.loads(state)["figures"]
         return used[1], parallel
 
-    async def check(self, caller: Caller, case: object) -> None:
-        """Check that both rows of a caller have what its receipts have, and nothing more."""
+    async def check(self, caller: Caller, case: object, *, of_key: bool = True) -> None:
+        """Check that both rows of a caller have what its receipts have, and nothing more.
+
+        ``of_key``: whether its key has limits; otherwise its row, if it has one, is old.
+        """
         async with self.keepers[0].own.use() as connection:
-            of_key = [each for each in await waiting_receipts(connection) if each.key == caller.key.id]
-        used = [len(of_key), sum(each.prompt_tokens for each in of_key), sum(each.cost_nano_usd for each in of_key)]
-        for subject in (caller.key.account_id, caller.tenant.id):
-            assert await self.figures(subject) == (used, 0), (case, subject)
+            mine = [each for each in await waiting_receipts(connection) if each.key == caller.key.id]
+        used = [len(mine), sum(each.prompt_tokens for each in mine), sum(each.cost_nano_usd for each in mine)]
+        for subject in (caller.tenant.id, *[caller.key.account_id] * of_key):
+            found = await self.figures(subject)
+            assert found == (used, 0), f"{case}, {subject}: {found}, by receipts {used}"
 
 
 @contextlib.asynccontextmanager
