@@ -269,6 +269,8 @@ class BatchLane:
         try:
             node_id = self._node_id()
         except TrustGateError as error:
+            if receipts := sum(waiting.persists for waiting in batch):
+                _logger.warning("%d receipts wait in the journal: %s", receipts, error)
             _fail(batch, error)
             return
         row = DoneRow(node_id, self.name)
