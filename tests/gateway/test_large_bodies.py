@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,8 +25,10 @@ from tests.support.hostile import CHAT, HOSTILE, MIB
 from tests.support.processes import PATIENCE_S, wait_until
 from tests.support.upstream import Reply, Upstream
 from trustgate.errors import InvalidRequest, RequestTooLarge
+from trustgate.gateway.api import large_body
 from trustgate.gateway.api.endpoints import ENDPOINTS, Endpoint
 from trustgate.gateway.api.large_body import LargeBody, LargeBodyReader
+from trustgate.gateway.path import large_answer
 from trustgate.models.stand_in import shown
 
 BY_PATH: dict[str, Endpoint] = {endpoint.path: endpoint for endpoint in ENDPOINTS if endpoint.method == "POST"}
@@ -328,3 +332,34 @@ def answered(connection: socket.socket) -> bool:
         return bool(connection.recv(1, socket.MSG_PEEK))
     except TimeoutError:
         return False
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "end"),
+    [
+        pytest.param(large_body._SHORT, b'{"a": "' + b"x" * 2000, 6, id="a long string"),
+        pytest.param(large_body._SHORT, b'{"a": "b", "c', 11, id="a string without its end"),
+        pytest.param(large_body._INSIDE, b"ab\\\\c\\", 5, id="a last backslash"),
+        pytest.param(large_body._WHOLE, b"ab\\ud800\\ud", 2, id="half a surrogate pair"),
+        pytest.param(large_answer._NUMBERS, b"1.5, " * 20 + b"7]", 100, id="numbers"),
+    ],
+)
+def test_a_repetition_ends_where_its_last_whole_part_does_in_the_systems_python_too(
+    pattern: re.Pattern[bytes], text: bytes, end: int
+) -> None:
+    """Debian 12's is 3.11.2, whose possessive repetitions end where a part that fails had come to."""
+    assert _end_of_match(pattern, text) == end
+    if found := shutil.which("python3", path="/usr/bin"):
+        program = f"import re; print(re.compile({pattern.pattern!r}, {pattern.flags}).match({text!r}).end())"
+        version = subprocess.run(
+            [found, "-c", "import sys; print(sys.version_info >= (3, 11))"], capture_output=True, check=True
+        )
+        if version.stdout == b"True\n":
+            ran = subprocess.run([found, "-I", "-c", program], capture_output=True, check=True)
+            assert int(ran.stdout) == end
+
+
+def _end_of_match(pattern: re.Pattern[bytes], text: bytes) -> int:
+    found = pattern.match(text)
+    assert found is not None
+    return found.end()

@@ -36,14 +36,16 @@ MOST_CONTAINERS: Final = 50_000
 #: A long string is checked and kept in pieces of about this size, bytes.
 _PIECE_BYTES: Final = 64 * 1024
 
+# Each repetition ends with an empty alternative: before CPython 3.11.5 a possessive one whose last try fails ends where
+# that try had come to, not where it had begun (gh-106052).
 #: What lies outside of long strings, up to one, or to a string that is not at its end: short strings come whole.
-_SHORT: Final = re.compile(rb'(?:[^"]++|"(?:[^"\\]|\\[\s\S]){0,1000}+")*+')
+_SHORT: Final = re.compile(rb'(?:[^"]++|"(?:[^"\\]|\\[\s\S]){0,1000}+"|)*+')
 #: The inside of a string, as far as it goes; a last backslash waits for what it escapes.
-_INSIDE: Final = re.compile(rb'(?:[^"\\]++|\\[\s\S])*+')
+_INSIDE: Final = re.compile(rb'(?:[^"\\]++|\\[\s\S]|)*+')
 #: The beginning of a string's inside that can be decoded by itself: no escape and no surrogate pair is cut.
 _WHOLE: Final = re.compile(
     rb"(?:[^\\]++|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-    rb"|\\u(?![dD][89abAB])[0-9a-fA-F]{4}|\\[^u])*+"
+    rb"|\\u(?![dD][89abAB])[0-9a-fA-F]{4}|\\[^u]|)*+"
 )
 _decode_text = msgspec.json.Decoder(str).decode
 
