@@ -17,12 +17,14 @@ BOUND_S = 23.0
 #: The same of what is read from the database.
 LOOK_BOUND_S = 45.0
 _PATIENCE_S = 60.0
+#: How many ask at once.
+CLIENTS = 4
 
 
 class Load:
     """Threads that ask all machines for all tenants, and keep what they were answered."""
 
-    def __init__(self, machines: list[Machine], seed: int, count: int = 4) -> None:
+    def __init__(self, machines: list[Machine], seed: int, count: int = CLIENTS) -> None:
         self._machines = machines
         self._go, self._end = threading.Event(), threading.Event()
         self._under_way: set[int] = set()

@@ -83,8 +83,14 @@ class Promises:
         home = (machine or self.machines[0]).gateway.home
         return asyncio.run(RemoteAdmin.over_socket(Settings(home=home).socket).execute(command))
 
-    def check(self, tenants: list[Asked], *, was_killed: bool) -> None:
-        """Every promise. ``was_killed``: a gateway ended, perhaps with receipts in its journal alone."""
+    def check(self, tenants: list[Asked], *, was_killed: bool, begun: int = 0) -> None:
+        """Every promise.
+
+        Args:
+            tenants: Who asked.
+            was_killed: A gateway ended, perhaps with receipts in its journal alone.
+            begun: How many answers gateways may have begun that were cut off until their leases were over.
+        """
         try:
             wait_until(self._all_serve, "all to serve", _PATIENCE_S)
         except AssertionError as error:
@@ -109,7 +115,7 @@ class Promises:
             # What a gateway that was killed held is given back; answers whose end it sent to no client, and that are in
             # its journal, are charged at its next start.
             late = [receipt for receipt in ended if was_killed and receipt not in acknowledged]
-            assert tenant.most <= len(ended) <= tenant.most + len(late), (
+            assert tenant.most <= len(ended) <= tenant.most + len(late) + begun, (
                 f"{tenant.name} has got {len(ended)} of {tenant.most}: {self._rows_of(tenant)}"
             )
             self.beyond += len(ended) - tenant.most
