@@ -488,6 +488,6 @@ async def _drain_on(
         await asyncio.wait((listeners,), timeout=delay_s)
     leave.set()
     until_s = time.monotonic() + grace_s
-    _logger.info("stopping: %d requests have %g s to end", len(running), grace_s)
+    _logger.info("stopping: what runs has %g s to end (requests: %d)", grace_s, len(running))
     await asyncio.wait((listeners,), timeout=grace_s)
     await running.drain(max(0.0, until_s - time.monotonic()))
