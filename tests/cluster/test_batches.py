@@ -21,7 +21,7 @@ from tests.support.postgres import GivenPostgres, Postgres
 from tests.support.processes import PATIENCE_S
 from trustgate.access.quota import Ask
 from trustgate.cluster import batches, lanes
-from trustgate.cluster.batches import BatchWriter
+from trustgate.cluster.batches import BatchWriter, RowsChanged
 from trustgate.cluster.database import DatabaseAway
 from trustgate.cluster.lanes import BatchLane
 from trustgate.cluster.operations import SharedHold, Use
@@ -237,6 +237,29 @@ async def test_opens_that_are_refused_alone_leave_no_fault(
         assert await keeper.close(await open_one(keeper), Use(1, 0)) is not None
         used = keeper.counters.quota.used("ten_1", keeper.clock())["day"]
         assert (used["requests"], used["tokens"]) == (9, 9)
+
+
+async def test_closes_whose_rows_change_with_each_attempt_are_carried_out_one_by_one(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bookkeepers(url, 1) as [keeper]:
+        holds = [await open_one(keeper) for _ in range(8)]
+        commit, sizes = BatchLane._commit, []
+
+        async def changing(lane: BatchLane, batch: list[Any], *rest: Any, grows: bool) -> Any:
+            sizes.append(len(batch))
+            if len(batch) > 1:
+                raise RowsChanged
+            return await commit(lane, batch, *rest, grows=False)
+
+        monkeypatch.setattr(BatchLane, "_commit", changing)
+        await asyncio.wait_for(asyncio.gather(*(keeper.close(hold, Use(1, 0)) for hold in holds)), PATIENCE_S)
+        assert max(sizes) > 1
+        assert keeper.books.closing.fault is None
+        used = keeper.counters.quota.used("ten_1", keeper.clock())["day"]
+        assert (used["requests"], used["tokens"]) == (8, 8)
+    [chain] = (await stored_receipts(url)).values()
+    assert len(chain) == 8
 
 
 @pytest.mark.parametrize("lost", ["before", "while", "after"])

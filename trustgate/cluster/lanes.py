@@ -303,6 +303,15 @@ class BatchLane:
                 attempts += 1
                 if (isinstance(error, RowsChanged) or is_retried(error)) and (self._persists or attempts < _ATTEMPTS):
                     self.repeated += 1
+                    if attempts < _ATTEMPTS:
+                        continue
+                    # Maybe one of them keeps the rows of the others changing: alone, those go through.
+                    if len(batch) > 1:
+                        await self._carry_out_alone(batch)
+                        return
+                    self.fault = "an operation's rows change each time it is carried out"
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, _AWAY_LAST_S)
                     continue
                 if self._persists and (attempts < _ATTEMPTS or isinstance(error, TrustGateError) or may_pass(error)):
                     # What is given up is in the journal alone, and those after it are not: so not for what may pass.
@@ -326,11 +335,15 @@ class BatchLane:
         # All of it was refused: nothing waits for the database any more.
         self.fault = None
 
+    async def _carry_out_alone(self, batch: list[_Waiting]) -> None:
+        """Carry out each operation by itself, in their order, so that one that cannot be does not stop the others."""
+        for waiting in batch:
+            await self._carry_out([waiting], may_grow=False)
+
     async def _fail_alone(self, batch: list[_Waiting], error: Exception) -> None:
-        """Carry out each operation by itself, so that one that cannot be does not stop the others."""
+        """Fail an operation; of several, those that cannot be carried out by themselves."""
         if len(batch) > 1 and not isinstance(error, TrustGateError):
-            for waiting in batch:
-                await self._carry_out([waiting], may_grow=False)
+            await self._carry_out_alone(batch)
             return
         if not isinstance(error, TrustGateError):
             _logger.error("an operation of the %s failed", self.name, exc_info=error)
