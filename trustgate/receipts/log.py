@@ -210,9 +210,11 @@ class Log:
         retry_s = _RETRY_FIRST_S
         while True:
             await self._work.wait()
-            if not self.commits_first:  # else batches form while a commit is under way
+            # Where the store commits first, batches form while a commit is under way. A full one waits for nothing: the
+            # pauses would bound what is integrated in a second, and the rest would wait in memory.
+            if not self.commits_first and len(self._pending) < _BATCH_ENTRIES:
                 await asyncio.sleep(_BATCH_PAUSE_S)
-                if len(self._pending) >= _BUSY_ENTRIES:
+                if _BUSY_ENTRIES <= len(self._pending) < _BATCH_ENTRIES:
                     await asyncio.sleep(_BUSY_PAUSE_S - _BATCH_PAUSE_S)
             try:
                 await self._integrate()
