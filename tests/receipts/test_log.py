@@ -118,6 +118,18 @@ async def test_recovery_and_flush_take_everything_whatever_the_batches(
     await again.close()
 
 
+async def test_full_batches_wait_for_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a pause before each, what is integrated in a second would be bounded, and the rest wait in memory."""
+    monkeypatch.setattr(log_module, "_BATCH_ENTRIES", 2)
+    monkeypatch.setattr(log_module, "_BATCH_PAUSE_S", 3_600)
+    for _ in range(7):
+        home.append()
+    async with running(home.log.run()):
+        await until(lambda: home.log.pending == 1)
+    assert await home.stored() == [1, 2, 3, 4, 5, 6]
+    await home.log.flush()
+
+
 # while something fails
 
 
