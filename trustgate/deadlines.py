@@ -7,7 +7,20 @@ of the same length end in the order in which they were set, so that a look at th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+D = TypeVar("D")
+
+
+def overdue(deadlines: Mapping[D, float], now: float) -> list[D]:
+    """Returns those whose time has come. ``deadlines``: when each is due, in the order of the times."""
+    found = []
+    for each, at in deadlines.items():
+        if at > now:
+            break
+        found.append(each)
+    return found
 
 
 class Deadlines:
@@ -39,13 +52,7 @@ class Deadlines:
     def _look(self) -> None:
         self._timer = None
         loop = asyncio.get_running_loop()
-        now = loop.time()
-        late = []
-        for call, at in self._due.items():
-            if at > now:
-                break
-            late.append(call)
-        for call in late:
+        for call in overdue(self._due, loop.time()):
             if self._due.pop(call, None) is not None:
                 call()
         # What was called may have set one.

@@ -78,6 +78,17 @@ class _Waiting(Deferred[Any]):
 _NO_QUEUE: deque[_Waiting] = deque()
 
 
+class _Pauses:
+    """Pauses between attempts: the first is short, and each is twice as long as the one before, up to a bound."""
+
+    def __init__(self) -> None:
+        self._next_s = _AWAY_FIRST_S
+
+    async def wait(self) -> None:
+        await asyncio.sleep(self._next_s)
+        self._next_s = min(2 * self._next_s, _AWAY_LAST_S)
+
+
 class _Gathering:
     """A batch, and the queue from which others join it."""
 
@@ -230,16 +241,15 @@ class BatchLane:
 
     async def run(self) -> None:
         """Carry out what is submitted, for ever."""
-        pause_s = _AWAY_FIRST_S
+        pauses = _Pauses()
         while True:
             if self._uncertain is not None and not self._queue:
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _AWAY_LAST_S)
+                await pauses.wait()
                 if not self._queue:
                     await self._settle_uncertain()
             else:
                 await self._work.wait()
-                pause_s = _AWAY_FIRST_S
+                pauses = _Pauses()
             if self.is_loaded:
                 await self._gather()
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), _MOST))]
@@ -274,7 +284,7 @@ class BatchLane:
             _fail(batch, error)
             return
         row = DoneRow(node_id, self.name)
-        pause_s, attempts = _AWAY_FIRST_S, 0
+        pauses, attempts = _Pauses(), 0
         while batch:
             began_s = self._running_loop().time()
             try:
@@ -288,8 +298,7 @@ class BatchLane:
                 self.fault = "this process's lease was over, and it has not loaded the operators' changes yet"
                 self._on_away(batch)
                 if batch:
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _AWAY_LAST_S)
+                    await pauses.wait()
             except DatabaseAway as error:
                 self.fault = error.why
                 if self._writer.granted:
@@ -297,8 +306,7 @@ class BatchLane:
                 self._on_away(batch)
                 self._refuse_waiting(began_s)
                 if batch:
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _AWAY_LAST_S)
+                    await pauses.wait()
             except Exception as error:  # noqa: BLE001 - raised in each that waits
                 attempts += 1
                 if (isinstance(error, RowsChanged) or is_retried(error)) and (self._persists or attempts < _ATTEMPTS):
@@ -310,8 +318,7 @@ class BatchLane:
                         await self._carry_out_alone(batch)
                         return
                     self.fault = "an operation's rows change each time it is carried out"
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _AWAY_LAST_S)
+                    await pauses.wait()
                     continue
                 if self._persists and (attempts < _ATTEMPTS or isinstance(error, TrustGateError) or may_pass(error)):
                     # What is given up is in the journal alone, and those after it are not: so not for what may pass.
@@ -320,8 +327,7 @@ class BatchLane:
                         self.on_taken()
                     self.fault = str(error) if isinstance(error, TrustGateError) else type(error).__name__
                     self._on_away(batch)
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _AWAY_LAST_S)
+                    await pauses.wait()
                     continue
                 await self._fail_alone(batch, error)
                 return

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from trustgate.deadlines import Deadlines
+from trustgate.deadlines import Deadlines, overdue
 from trustgate.errors import Unavailable
 from trustgate.gateway.path.shares import Shares
 from trustgate.tasks import wait_at_most
@@ -276,13 +276,7 @@ class InFlight:
     def _look(self) -> None:
         """Find the requests that count as slow by now."""
         self._timer = None
-        now = self.loop().time()
-        late = []
-        for cancellation, at in self._quick.items():
-            if at > now:
-                break
-            late.append(cancellation)
-        for cancellation in late:
+        for cancellation in overdue(self._quick, self.loop().time()):
             del self._quick[cancellation]
             self._slow.add(cancellation)
             cancellation.turn_slow()
