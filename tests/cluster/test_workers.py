@@ -102,7 +102,7 @@ def shared(postgres: Postgres | GivenPostgres, tmp_path: Path) -> Iterator[tuple
 
 
 class Asking:
-    """Asks until it is told to stop, on a new connection each time or on one that is kept while the server does.
+    """Sends requests until it is stopped, on a new connection each time or on one that is kept while the server does.
 
     Every failure is kept.
     """

@@ -1,4 +1,4 @@
-"""A stop ends: whatever hangs is given up in a stated time, and what looks after the process is told how it is."""
+"""A stop ends: whatever hangs is given up in a stated time, and the process reports its state to what supervises it."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_thread_that_never_returns_keeps_no_server_from_stopping(
         *("--credential-file", str(key)),
     )
     wait_until(lambda: "could not be reached" in gateway.logs(), "the first reading of the key")
-    # What reads a pipe that nobody writes to waits for ever.
+    # A read from a pipe without a writer waits for ever.
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     pipe.replace(key)

@@ -50,7 +50,7 @@ def stop(server: Server) -> None:
 
 
 def ask(connection: http.client.HTTPConnection, path: str = "/") -> tuple[int, str | None]:
-    """Returns the status, and what the answer tells of the connection."""
+    """Returns the status, and the answer's ``connection`` field."""
     connection.request("GET", path)
     answer = connection.getresponse()
     answer.read()

@@ -94,8 +94,9 @@ class Protocols:
     async def close(self, grace_s: float) -> None:
         """End each connection when it is idle, and after ``grace_s`` seconds all.
 
-        Clients of HTTP/2 are told first, and what they send before they know it is answered. They are told when none of
-        their requests runs, at the latest after half of the time: some (httpcore) give up what runs when they are told.
+        The end is announced to clients of HTTP/2 first (GOAWAY), and what they send before they know of it is answered.
+        It is announced when none of their requests runs, at the latest after half of the time: some clients (httpcore)
+        give up what runs then.
         """
         if self._door is not None:
             for streams in list(self._door.waiting):
@@ -169,8 +170,8 @@ class _Connection(TCPServer):
     async def end_when_idle(self, announced_after_s: float) -> None:
         """End the connection when no request runs.
 
-        A client of HTTP/2 is told before (``Http2.announce_end``): when no request of it runs, and at the latest after
-        ``announced_after_s`` seconds, with requests that run.
+        To a client of HTTP/2 the end is announced before (``Http2.announce_end``): when no request of it runs, and at
+        the latest after ``announced_after_s`` seconds, with requests that run.
         """
         if (http2 := self._http2) is not None:
             await wait_at_most(http2.is_idle, announced_after_s)

@@ -121,7 +121,7 @@ async def _all_placed(connection: DatabaseConnection) -> None:
         if not await connection.fetchval("SELECT EXISTS (SELECT 1 FROM waiting_receipts WHERE n <= $1)", newest):
             return
         await asyncio.sleep(_LOOK_S)
-    # Of this class: any other error of a connection's use is told as the loss of the connection.
+    # Of this class: any other error of a connection's use is raised as the loss of the connection.
     raise DatabaseAway(
         "Receipts wait for their places in the log.", hint="Try again when a gateway is its sequencer: trustgate doctor"
     )

@@ -108,7 +108,7 @@ class Supervisor:
             work: what a worker does, in a process of its own; returns its exit code.
             on_ready: called once, when all workers are.
             on_hangup: reads the settings anew at SIGHUP; returns whether the workers have to be replaced for them.
-            on_stop: called once, before the workers are told to stop: closes what is listened on.
+            on_stop: called once, before the workers are sent SIGTERM: closes what is listened on.
             hung_after_s: how long a worker that was ready may give no sign of life; 0: for ever.
             stop_within_s: returns how long a worker that is to stop may take at most.
             overseer: supervises the supervisor.

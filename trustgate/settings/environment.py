@@ -166,7 +166,7 @@ def plain_environment() -> dict[str, str]:
 
 
 class ServiceManagerAddress(NamedTuple):
-    """Where a service manager wants to be told how a service is (sd_notify(3), sd_watchdog_enabled(3))."""
+    """Where a service manager takes reports of a service's state (sd_notify(3), sd_watchdog_enabled(3))."""
 
     socket: str
     #: In how many seconds it wants a sign of life, and of which process; 0: of none, of any.

@@ -226,7 +226,7 @@ class Pipeline:
     def _ask(self, arrival: Arrival, endpoint: Endpoint, caller: Caller, route: Route, sent: Payload) -> _Asked:
         """Returns what the model's name means, and what the request may use at most.
 
-        That a name means nothing is told at step 7. ``sent``: the body as it goes upstream.
+        A name that means nothing is refused at step 7. ``sent``: the body as it goes upstream.
         """
         call = route.call
         model = self._models.find(caller, None if route.is_modelless else call.model)
