@@ -51,7 +51,7 @@ class Load:
                 continue
             self._under_way.add(number)
             if self._go.is_set():
-                machine = chance.choice(self._machines)
+                machine = chance.choice(self._choices(number))
                 if self.receipts and chance.random() < 0.1:
                     # Read from the database, as a client looks something up.
                     path = chance.choice(("/v1/usage", f"/v1/receipts/{self.receipts[-1]}"))
@@ -61,6 +61,11 @@ class Load:
                 if status in (0, 503):
                     time.sleep(0.05)
             self._under_way.discard(number)
+
+    def _choices(self, number: int) -> list[Machine]:
+        """Returns whom a client may ask. One that is stopped keeps those waiting who ask it: half of the clients do."""
+        awake = [machine for machine in self._machines if machine.name not in self.asleep]
+        return awake if number % 2 and awake else self._machines
 
     def ask(self, machine: Machine, key: str, path: str = "/v1/chat/completions", body: str | None = CHAT) -> int:
         """One request; its status, 0 where the connection was lost."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import signal
 import sys
@@ -18,6 +19,8 @@ from tests.environments import ROOT
 from tests.support.postgres import Postgres, run_sql
 from tests.support.processes import Process, clean_environment, wait_until
 from trustgate.cluster import changes, nodes, roles
+from trustgate.cluster.database import DatabaseAway
+from trustgate.cluster.following import one_at_a_time
 from trustgate.cluster.member import Member
 from trustgate.cluster.nodes import NodeBuried, list_nodes, node_findings
 from trustgate.cluster.roles import Role, RoleLost, Tenure, check_tenure
@@ -409,3 +412,43 @@ async def test_a_job_that_has_ended_before_its_role_is_lost_is_told_of_once(
     gc.collect()
     assert not unheard
     assert caplog.text.count("the job of the anchorer ended: The database is away.") == 1
+
+
+# a session
+
+
+@pytest.mark.parametrize("kind", ["another service is away", "a disk is full", "a file is missing"])
+async def test_an_error_of_a_block_that_is_not_the_databases_is_raised_as_it_is(url: str, kind: str) -> None:
+    errors: dict[str, Exception] = {
+        "another service is away": Unavailable("The facilitator is away."),
+        "a disk is full": OSError(errno.ENOSPC, "No space left on device"),
+        "a file is missing": FileNotFoundError(errno.ENOENT, "No such file", "checkpoint"),
+    }
+    asking = session(url)
+    with pytest.raises(type(errors[kind])) as raised:
+        async with asking.use() as connection, connection.transaction():
+            await connection.execute("INSERT INTO seen (name, what) VALUES ('a', 'b')")
+            raise errors[kind]
+    assert raised.value is errors[kind]
+    async with asking.use() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM seen") == 0
+    await asking.close()
+
+
+async def test_a_connection_that_was_lost_is_the_databases_absence(url: str) -> None:
+    asking = session(url)
+    with pytest.raises(DatabaseAway, match="The database is away"):
+        async with asking.use() as connection:
+            await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    async with asking.use() as connection:
+        assert await connection.fetchval("SELECT 1") == 1
+    await asking.close()
+
+
+async def test_who_waits_for_another_for_too_long_is_told_so(url: str) -> None:
+    first, second = session(url), session(url, 0.2)
+    async with one_at_a_time(first, "command"):
+        with pytest.raises(Unavailable, match=r"Another process is at work \(command\), and did not end in 0\.2 s"):
+            async with one_at_a_time(second, "command"):
+                pass
+    await asyncio.gather(first.close(), second.close())

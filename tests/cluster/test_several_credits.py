@@ -88,6 +88,16 @@ def test_without_a_key_too_an_answer_that_was_paid_for_is_found_at_each(world: T
     world.books()
 
 
+def test_a_facilitator_that_is_away_is_not_taken_for_the_database(world: Town) -> None:
+    tenant = name()
+    world.gateway.add_tenant(tenant)
+    offer = ("--network", "base-sepolia", "--pay-to", "0x" + "1" * 40, "--facilitator", "http://127.0.0.1:9")
+    refused = world.gateway.cli("payment", "set", tenant, *offer, check=False)
+    assert refused.returncode == 1
+    assert "facilitator" in refused.stderr
+    assert "database" not in refused.stderr
+
+
 def test_money_adds_up_while_gateways_are_killed(world: Town) -> None:
     run = MoneyRun(world, 20261130)
     run.run(requests=90, kills=1)

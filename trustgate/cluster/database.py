@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
@@ -24,6 +25,8 @@ _READ_ONLY = "25006"
 _OF_VALUES = frozenset(("22", "23"))
 #: What the driver raises of its own where the server ends a connection while it is being used, or opened.
 _LOST = frozenset(("InternalClientError", "ConnectionDoesNotExistError", "InterfaceError"))
+#: What writing to a file fails with; a connection never does.
+_OF_FILES = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO))
 #: Serialization failure and deadlock.
 _RETRIED = frozenset(("40001", "40P01"))
 
@@ -65,10 +68,17 @@ RETRY_AFTER_S = "2"
 class DatabaseAway(Unavailable):
     """The database cannot be reached, or did not answer in time."""
 
-    def __init__(self, message: str, *, hint: str | None = None, why: str = "") -> None:
-        """``why``: the same for the operator. It may name the server, which clients are not shown."""
+    def __init__(self, message: str, *, hint: str | None = None, why: str = "", timed_out: bool = False) -> None:
+        """
+        Args:
+            message: what is wrong.
+            hint: the next thing to do.
+            why: the same for the operator. It may name the server, which clients are not shown.
+            timed_out: whether time ran out, while nothing else is known to be wrong.
+        """
         super().__init__(message, hint=hint, headers={"retry-after": RETRY_AFTER_S}, code="store_unreachable")
         self.why = why or message
+        self.timed_out = timed_out
 
 
 def is_away(error: BaseException) -> bool:
@@ -90,6 +100,16 @@ def may_pass(error: BaseException) -> bool:
 def is_retried(error: BaseException) -> bool:
     """Returns whether the transaction that failed is to be tried again: it met another (40001, 40P01)."""
     return _sqlstate(error) in _RETRIED
+
+
+def _is_of_block(error: BaseException) -> bool:
+    """Returns whether an error that was raised while a connection was used is of something else, by its own sentence.
+
+    An LLM server or a facilitator that is away is no database that is away, and neither is a file's full disk.
+    """
+    if isinstance(error, OSError):
+        return error.filename is not None or error.errno in _OF_FILES
+    return isinstance(error, TrustGateError) and not isinstance(error, DatabaseAway)
 
 
 def _sqlstate(error: BaseException) -> str:
@@ -136,7 +156,7 @@ class DatabaseSession:
     def __init__(self, connect: Connect, *, timeout_s: float) -> None:
         """``timeout_s``: how long one use may take, the opening of the connection included."""
         self._connect = connect
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._connection: DatabaseConnection | None = None
         self._in_use = asyncio.Lock()
         #: By channel, what is called at each note; taken up again on a new connection.
@@ -156,12 +176,14 @@ class DatabaseSession:
         Raises:
             DatabaseAway: it cannot be reached, was lost, or this block or those that it waited for took longer than
                 ``timeout_s``. What the block did may have been committed all the same.
+
+        Errors of the block that are not of the connection are raised as they are, other ``Unavailable`` among them.
         """
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         cancelling = 0 if task is None else task.cancelling()
         try:
             if self._in_use.locked():
-                async with asyncio.timeout(self._timeout_s):
+                async with asyncio.timeout(self.timeout_s):
                     await self._in_use.acquire()
             else:
                 await self._in_use.acquire()  # at once
@@ -171,8 +193,8 @@ class DatabaseSession:
             ) from None
         connection: DatabaseConnection | None = None
         ending: asyncio.TimerHandle | None = None
+        until_s = loop.time() + self.timeout_s
         try:
-            until_s = loop.time() + self._timeout_s
             async with asyncio.timeout_at(until_s):
                 connection = await self._opened()
                 # Else the rollback after the timeout would wait for an answer, with no timeout of its own.
@@ -183,6 +205,10 @@ class DatabaseSession:
                 # An error of the rollback has taken its place: who waits for the task's end would wait for ever.
                 self._drop()
                 raise asyncio.CancelledError from error
+            if connection is not None and _is_of_block(error):
+                if connection.is_closed():
+                    self._drop()
+                raise
             # A connection that its server ended while it stood idle may fail with an error of the driver's own.
             is_lost = is_away(error) or (connection is not None and connection.is_closed())
             if not is_lost:
@@ -190,7 +216,10 @@ class DatabaseSession:
             self._drop()
             if isinstance(error, DatabaseAway):
                 raise
-            raise DatabaseAway("The database is away.", why=_sentence(error)) from error
+            # The connection is ended when time runs out, which may be noticed first.
+            timed_out = isinstance(error, TimeoutError) or loop.time() >= until_s
+            why = _sentence(TimeoutError() if timed_out else error)
+            raise DatabaseAway("The database is away.", why=why, timed_out=timed_out) from error
         except BaseException:
             # Cancelled in the middle of a statement: what the connection would answer next is another's.
             self._drop()
@@ -227,7 +256,7 @@ class DatabaseSession:
         if connection is None:
             return
         try:
-            async with asyncio.timeout(min(self._timeout_s, _CLOSE_S)):
+            async with asyncio.timeout(min(self.timeout_s, _CLOSE_S)):
                 await connection.close()
         except Exception as error:
             connection.terminate()

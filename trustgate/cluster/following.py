@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession
+from trustgate.cluster.database import RETRY_AFTER_S, DatabaseAway, DatabaseConnection, DatabaseSession
 from trustgate.errors import HomeUnusable, SettingsError, StoreDamaged, Unavailable, VerificationFailed
 from trustgate.formats.durable import write_durably
 from trustgate.ids import now_us
@@ -275,7 +275,7 @@ class Follower:
             try:
                 await self.look()
                 await self._keep()
-            except DatabaseAway:
+            except Unavailable:  # the database is away
                 pass
             except (StoreDamaged, HomeUnusable, OSError) as error:
                 _logger.error("the log is not followed: %s", error)
@@ -340,10 +340,23 @@ async def one_at_a_time(session: DatabaseSession, what: str) -> AsyncIterator[No
         what: the block's name; blocks of one name exclude each other.
 
     Raises:
-        DatabaseAway: the database cannot be reached, or others were in the block for too long.
+        Unavailable: others were in the block for too long.
+        DatabaseAway: the database cannot be reached, or the block took too long.
     """
-    async with session.use() as connection, connection.transaction():
-        await connection.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended($1 || ' ' || current_schema(), 0))", f"trustgate {what}"
-        )
-        yield
+    waits = False
+    try:
+        async with session.use() as connection, connection.transaction():
+            waits = True
+            await connection.execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended($1 || ' ' || current_schema(), 0))", f"trustgate {what}"
+            )
+            waits = False
+            yield
+    except DatabaseAway as error:
+        if not waits or not error.timed_out:
+            raise
+        raise Unavailable(
+            f"Another process is at work ({what}), and did not end in {session.timeout_s:g} s.",
+            hint="Try again. Whether a process hangs: trustgate node list",
+            headers={"retry-after": RETRY_AFTER_S},
+        ) from error

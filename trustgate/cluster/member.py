@@ -244,7 +244,7 @@ class Member:
         try:
             await self.take_in_now()
             await changes.wait_until_taken_in(self._session, self._taken_in, self._bury, _tell_waiting)
-        except DatabaseAway as error:
+        except Unavailable as error:
             raise DatabaseAway(
                 "The change is made, but the database went away before every process had taken it in.",
                 hint="Each takes it in, or serves no more, within the time of a lease. See: trustgate node list",

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from trustgate.cluster.changes import trim
-from trustgate.cluster.database import DatabaseConnection, DatabaseSession
+from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession
 from trustgate.cluster.following import log_name_of, show_edge
 from trustgate.cluster.linked_receipts import LinkedReceipts
 from trustgate.cluster.roles import RoleLost, Tenure, check_tenure
@@ -148,7 +148,8 @@ class Sequencer:
             except RoleLost:
                 raise
             except (TrustGateError, OSError) as error:
-                _logger.error("receipts wait for their places in the log: %s", error)
+                why = error.why if isinstance(error, DatabaseAway) else error
+                _logger.error("receipts wait for their places in the log: %s", why)
                 retry_s = min(2 * retry_s, _RETRY_LAST_S)
                 taken = 0
             if taken < _MOST:

@@ -95,21 +95,34 @@ class Together:
         """Let no other process carry out a command meanwhile, and have their changes in memory.
 
         Raises:
-            DatabaseAway: the database cannot be reached, or others' commands took too long.
+            Unavailable: others' commands took too long, or this one.
+            DatabaseAway: the database cannot be reached.
         """
-        is_done = False
+        has_begun = is_over = False
+        failed: Exception | None = None
         try:
             async with one_at_a_time(self._commands, "command"):
                 await self.member.take_in_now()
                 # That may have to wait, and a key is to be revoked at once.
                 self._counts_all = await self.books.is_count_noted()
-                yield
-                is_done = True
+                has_begun = True
+                try:
+                    yield
+                except Exception as error:  # noqa: BLE001 - raised below: it is none of this connection's
+                    failed = error
+                is_over = True
         except DatabaseAway as error:
-            if not is_done:
+            if not has_begun:
                 raise
+            if not is_over:
+                raise Unavailable(
+                    f"The command did not end in {_COMMAND_TIMEOUT_S:g} s, and was broken off.",
+                    hint="See what it has done before you repeat it.",
+                ) from error
             # The command is carried out; that others could begin meanwhile is all that was lost.
-            _logger.warning("%s", error.message)
+            _logger.warning("%s", error.why)
+        if failed is not None:
+            raise failed
 
     async def settle(self) -> None:
         """Take every change into memory, and wait until all processes have, or serve no more. Raises Unavailable."""
@@ -130,7 +143,7 @@ class Together:
             budgets, subjects = directory.budgets(), directory.limited()
         try:
             await self.books.count_anew(budgets, subjects, directory, self._server.catalog)
-        except DatabaseAway as error:
+        except Unavailable as error:
             raise DatabaseAway(
                 f"The change is made, but what was used before is not counted yet: {error.message}",
                 hint="A process counts it once every receipt has its place in the log. See: trustgate doctor",

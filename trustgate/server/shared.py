@@ -36,7 +36,7 @@ from trustgate.cluster.connections import (
     looking_session,
     opening_session,
 )
-from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession, at_work
+from trustgate.cluster.database import RETRY_AFTER_S, DatabaseConnection, DatabaseSession, at_work
 from trustgate.cluster.drafts import Drafts, home_id, part_from_copy
 from trustgate.cluster.lasting_work import EndedWork
 from trustgate.cluster.member import Member
@@ -121,9 +121,10 @@ async def _all_placed(connection: DatabaseConnection) -> None:
         if not await connection.fetchval("SELECT EXISTS (SELECT 1 FROM waiting_receipts WHERE n <= $1)", newest):
             return
         await asyncio.sleep(_LOOK_S)
-    # Of this class: any other error of a connection's use is raised as the loss of the connection.
-    raise DatabaseAway(
-        "Receipts wait for their places in the log.", hint="Try again when a gateway is its sequencer: trustgate doctor"
+    raise Unavailable(
+        "Receipts wait for their places in the log.",
+        hint="Try again when a gateway is its sequencer: trustgate doctor",
+        headers={"retry-after": RETRY_AFTER_S},
     )
 
 
