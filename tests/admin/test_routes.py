@@ -14,19 +14,23 @@ from starlette.applications import Starlette
 from tests.admin.conftest import ADMIN_KEY, Plane
 from trustgate.admin.commands import Command, Feed, TenantAdd, TenantList, Write
 from trustgate.admin.routes import PATH, admin_routes
+from trustgate.cluster.database import DatabaseAway
 
 _LIST = msgspec.json.encode(TenantList())
 
 
 class Broken:
-    """An admin with a fault of its own."""
+    """An admin whose commands fail."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error or ZeroDivisionError("a detail that nobody outside may see")
 
     async def execute(self, command: Command[Any]) -> Any:
-        raise ZeroDivisionError("a detail that nobody outside may see")
+        raise self._error
 
     async def feed(self, command: Feed[Any], write: Write) -> Any:
         await write(b"some")
-        raise ZeroDivisionError("a detail that nobody outside may see")
+        raise self._error
 
     async def close(self) -> None: ...
 
@@ -105,3 +109,10 @@ async def test_a_fault_of_our_own_keeps_its_details(caplog: pytest.LogCaptureFix
     assert answer.status_code == 500
     assert "detail" not in answer.text
     assert "ZeroDivisionError" in caplog.text, "the operator finds it in the log"
+
+
+async def test_a_database_that_is_away_is_reported_as_such() -> None:
+    app = Starlette(routes=admin_routes(Broken(DatabaseAway("The database is away.")), key=None))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        answer = await client.post(PATH, content=_LIST)
+    assert (answer.status_code, answer.json()["kind"]) == (503, "Unavailable")

@@ -38,6 +38,11 @@ _logger = logging.getLogger(__name__)
 #: What each round's tenants may have.
 QUOTA, BUDGET, PAID = 40, 30, 25
 _CENT = 10_000_000
+#: What is printed of the database where a round has failed.
+_ACTIVITY = (
+    "SELECT pid, application_name, state, now() - state_change AS since, wait_event, pg_blocking_pids(pid) AS behind,"
+    " left(query, 200) AS query FROM pg_stat_activity WHERE state <> 'idle' AND pid <> pg_backend_pid()"
+)
 _DISK_BYTES = 400 * 2**20
 _PATIENCE_S = 60.0
 
@@ -118,6 +123,8 @@ class Faulty(Promises):
         """One is stopped, or cut off, in the middle of its start; the others serve on."""
         machine = self._any()
         link = self.links[self.machines.index(machine)]
+        # It listens early in its start, so that clients wait for it.
+        self.load.asleep.add(machine.name)
         machine.end()
         machine.start()
         time.sleep(self.random.uniform(0.5, 2))
@@ -408,9 +415,14 @@ def main(seed: int, rounds: int, only: str = "") -> None:
         world = Faulty(folder, disk, seed, stack.enter_context(chain()))
         stack.callback(world.close)
         began = time.monotonic()
-        for number in range(1, rounds + 1):
-            world.round(number, only)
-        world.check_history()
+        try:
+            for number in range(1, rounds + 1):
+                world.round(number, only)
+            world.check_history()
+        except Exception:
+            with contextlib.suppress(Exception):
+                print(*run_sql(world.url, _ACTIVITY), sep="\n")
+            raise
         took_s = time.monotonic() - began
         print(f"seed {seed}: {rounds} rounds in {took_s:.0f} s, {len(world.load.receipts)} answers, none lost")
         print(dict(world.faults), dict(world.load.statuses), f"{world.beyond} charged beyond a limit after a kill")

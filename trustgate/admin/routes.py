@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from trustgate import errors
 from trustgate.admin.commands import Admin, ArchiveReceipts, Backup, Feed
 from trustgate.admin.local import COMMANDS, FEEDS
 from trustgate.admin.subscriptions import NotifyAdd
@@ -175,7 +176,9 @@ def _fault() -> TrustGateError:
 
 
 def _told(error: TrustGateError) -> dict[str, Any]:
-    return {**error.to_openai(), "hint": error.hint, "kind": type(error).__name__}
+    # The command line knows the tree of trustgate.errors: of a class that a room has beside it, its base there.
+    kind = next(each.__name__ for each in type(error).__mro__ if each.__module__ == errors.__name__)
+    return {**error.to_openai(), "hint": error.hint, "kind": kind}
 
 
 def _refusal(error: TrustGateError) -> Response:
