@@ -425,10 +425,14 @@ async def test_an_error_of_a_block_that_is_not_the_databases_is_raised_as_it_is(
         "a file is missing": FileNotFoundError(errno.ENOENT, "No such file", "checkpoint"),
     }
     asking = session(url)
-    with pytest.raises(type(errors[kind])) as raised:
+
+    async def fail() -> None:
         async with asking.use() as connection, connection.transaction():
             await connection.execute("INSERT INTO seen (name, what) VALUES ('a', 'b')")
             raise errors[kind]
+
+    with pytest.raises(type(errors[kind])) as raised:
+        await fail()
     assert raised.value is errors[kind]
     async with asking.use() as connection:
         assert await connection.fetchval("SELECT count(*) FROM seen") == 0
