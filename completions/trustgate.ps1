@@ -1049,6 +1049,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--amount|any|The amount',
+            '--reference|any|Your name for it: refunded again by it, it counts once',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate payment keygen' = @(

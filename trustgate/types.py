@@ -467,7 +467,9 @@ class PaymentTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class CreditNote(msgspec.Struct, frozen=True, kw_only=True, tag="credit_note"):
-    """A credit of the operator's that counts once: kept before its receipt is written, and found by its reference."""
+    """A credit or refund of the operator's that counts once: kept before its receipt is written, and found by its
+    reference.
+    """
 
     id: str
     tenant_id: str
@@ -475,6 +477,7 @@ class CreditNote(msgspec.Struct, frozen=True, kw_only=True, tag="credit_note"):
     reference: str
     #: The id of the credit's receipt, minted before there is one.
     receipt_id: str
+    #: Below zero: taken from the balance, to be paid back.
     credited_nano_usd: int
     #: The places in the log of the receipts whose price it corrects; none of them is corrected again.
     corrects: tuple[int, ...] = ()

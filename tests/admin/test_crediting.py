@@ -8,7 +8,7 @@ import pytest
 
 from tests.admin.conftest import Plane
 from trustgate.admin.commands import ReceiptShow, TenantAdd
-from trustgate.admin.money import PaymentSet, TenantCredit
+from trustgate.admin.money import PaymentRefundCredit, PaymentSet, TenantCredit
 from trustgate.errors import Conflict, InvalidRequest
 from trustgate.ids import new_id, now_us
 from trustgate.receipts.receipt import commitment
@@ -63,3 +63,24 @@ async def test_a_reference_of_another_amount_is_refused(plane: Plane, acme: Tena
     await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=CENT, reference="invoice 1"))
     with pytest.raises(Conflict, match=r"was used for 0\.01 USD"):
         await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=2 * CENT, reference="invoice 1"))
+
+
+async def test_a_refund_whose_receipt_a_crash_prevented_is_taken_once(plane: Plane, acme: Tenant) -> None:
+    await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=5 * CENT))
+    at_us = now_us()
+    note = CreditNote(
+        id=new_id("credit", at_us),
+        tenant_id=acme.id,
+        reference="out 1",
+        receipt_id=new_id("rcpt", at_us),
+        credited_nano_usd=-2 * CENT,
+        created_us=at_us,
+    )
+    await plane.store.put(note)
+    for asked in (2 * CENT, None, 2 * CENT):
+        again = await plane.admin.execute(PaymentRefundCredit(tenant="acme", amount_nano_usd=asked, reference="out 1"))
+        assert (again.refunded_nano_usd, again.change.repeated) == (2 * CENT, True)
+        assert (again.change.receipt, again.change.balance_nano_usd) == (note.receipt_id, 3 * CENT)
+    assert await plane.store.last_seq() == 2
+    with pytest.raises(Conflict, match=r"was used for a refund of 0\.02 USD"):
+        await plane.admin.execute(PaymentRefundCredit(tenant="acme", amount_nano_usd=CENT, reference="out 1"))

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO
 
 import httpx
 import pytest
 
 from tests.support.facilitator import FacilitatorDouble
 from tests.support.gateway import Gateway
+from tests.support.processes import wait_until
+from trustgate.types import NANO_USD_PER_USD
 
 WALLET = "0x" + "b6" * 20
 _names = (f"tenant-{number}" for number in itertools.count(1))
@@ -155,3 +162,80 @@ def test_what_a_server_left_is_changed_offline_and_found_by_the_next(home: Gatew
     assert (report["ok"], report["receipts"], report["quotas_checked"]) == (True, 5, True), json.dumps(report)
     assert httpx.get(f"{gateway.api_url}/credits", headers=headers, trust_env=False).json()["balance_usd"] == "0.99"
     gateway.close()
+
+
+@contextlib.contextmanager
+def full_pipe() -> Iterator[IO[bytes]]:
+    """What nothing more can be written to, and nobody reads."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    with os.fdopen(reading, "rb"), os.fdopen(writing, "wb", buffering=0) as full:
+        yield full
+
+
+def kill_before_it_has_answered(gateway: Gateway, *arguments: str, done: Callable[[], bool]) -> None:
+    """Start a command, and kill it once it is carried out, before its answer is out."""
+    with full_pipe() as full, tempfile.TemporaryFile() as none:
+        child = gateway.begin_cli(*arguments, stdout=full, stderr=none, stdin=none)
+        try:
+            wait_until(done, "it to be carried out")
+        finally:
+            child.kill()
+
+
+def test_a_credit_that_was_killed_before_it_answered_counts_once_when_it_is_typed_again(
+    either_home: Gateway, tenant: str
+) -> None:
+    def balance() -> int:
+        return int(either_home.cli_json("tenant", "credit", tenant)["balance_nano_usd"])
+
+    either_home.cli("payment", "set", tenant, "--mode", "prepaid")
+    credit = ("tenant", "credit", tenant, "--add", "2")
+    either_home.cli(*credit)
+    kill_before_it_has_answered(either_home, *credit, done=lambda: balance() == 4 * NANO_USD_PER_USD)
+    again = either_home.cli(*credit)
+    assert "its answer was lost: it was carried out then" in " ".join(again.stdout.split())
+    assert balance() == 4 * NANO_USD_PER_USD
+    either_home.cli(*credit)
+    assert balance() == 6 * NANO_USD_PER_USD, "what was answered is not taken for what was not"
+
+    refund = ("payment", "refund-credit", tenant, "--amount", "1")
+    kill_before_it_has_answered(either_home, *refund, done=lambda: balance() == 5 * NANO_USD_PER_USD)
+    again = either_home.cli(*refund)
+    assert "Send the money unless you have" in " ".join(again.stdout.split())
+    assert balance() == 5 * NANO_USD_PER_USD
+    everything = ("payment", "refund-credit", tenant)
+    kill_before_it_has_answered(either_home, *everything, done=lambda: balance() == 0)
+    found = either_home.cli_json(*everything)
+    assert (found["refunded_nano_usd"], found["balance_nano_usd"], found["repeated"]) == (5 * NANO_USD_PER_USD, 0, True)
+    assert list((either_home.home / "unanswered").iterdir()) == []
+
+
+def test_a_refund_with_a_reference_counts_once(either_home: Gateway, tenant: str) -> None:
+    either_home.cli("payment", "set", tenant, "--mode", "prepaid")
+    either_home.cli("tenant", "credit", tenant, "--add", "2", "--reference", "in 1")
+    refund = ("payment", "refund-credit", tenant, "--amount", "0.5", "--reference", "out 1")
+    assert [either_home.cli_json(*refund)["repeated"] for _ in range(3)] == [False, True, True]
+    assert either_home.cli_json("tenant", "credit", tenant)["balance_nano_usd"] == 3 * NANO_USD_PER_USD // 2
+    other = either_home.cli("tenant", "credit", tenant, "--add", "0.5", "--reference", "out 1", check=False)
+    assert (other.returncode, "was used for a refund of" in other.stderr) == (5, True)
+    either_home.cli("doctor", "--books")
+
+
+def test_commands_that_run_at_once_are_each_carried_out(either_home: Gateway, tenant: str) -> None:
+    """The second is not taken for the first one, which has not answered yet."""
+    either_home.cli("payment", "set", tenant, "--mode", "prepaid")
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: either_home.cli("tenant", "credit", tenant, "--add", "1"), range(3)))
+    assert either_home.cli_json("tenant", "credit", tenant)["balance_nano_usd"] == 3 * NANO_USD_PER_USD
+
+
+def test_a_command_that_was_refused_is_forgotten(either_home: Gateway, tenant: str) -> None:
+    refused = either_home.cli("tenant", "credit", tenant, "--add", "1", check=False)
+    assert refused.returncode == 5, "it draws on no balance"
+    either_home.cli("payment", "set", tenant, "--mode", "prepaid")
+    assert list((either_home.home / "unanswered").iterdir()) == []

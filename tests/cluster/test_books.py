@@ -118,6 +118,20 @@ async def test_a_credit_whose_receipt_two_processes_write_counts_once(url: str) 
         assert [receipt.id for receipt in (await stored_receipts(url))["ten_1"]] == [credit.id]
 
 
+async def test_a_refund_whose_receipt_two_processes_write_counts_once(url: str) -> None:
+    refund = make_receipt(tenant="ten_1", v=2, finish="credited", credited_nano_usd=0, charged_nano_usd=400)
+    refund = msgspec.structs.replace(refund, **payment_members(None))
+    async with bookkeepers(url, 2) as keepers:
+        await keepers[0].books.close(receipt=make_receipt(tenant="ten_1"), secret=bytes(32), credit_nano_usd=1_000)
+        # A command takes it; the process before has left it in its journal.
+        await keepers[0].books.close(receipt=refund, secret=bytes(32), credit_nano_usd=-400)
+        for keeper in keepers:
+            await keeper.books.close_late(refund, bytes(32), None, who=None)
+        await keepers[1].books.refresh_balances("ten_1")
+        assert keepers[1].books.balances.balance("ten_1") == 600
+        assert [receipt.id for receipt in (await stored_receipts(url))["ten_1"]].count(refund.id) == 1
+
+
 async def test_parallel_requests_are_counted_over_all(url: str) -> None:
     caller = make_caller(key=Limits(parallel_requests=5))
 

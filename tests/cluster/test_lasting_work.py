@@ -181,13 +181,19 @@ async def test_what_a_killed_process_had_in_its_journal_is_charged_unless_anothe
 async def test_a_credit_that_is_on_record_is_not_added_by_a_receipt_that_was_left_in_a_journal(url: str) -> None:
     credit = {"tenant": "ten_1", "v": 2, "credited_nano_usd": 700}
     added = make_receipt(1, finish="credited", payment="", **credit)
+    refund = {"credited_nano_usd": 0, "charged_nano_usd": 300}
+    refunded, refunding = (make_receipt(n, finish="credited", payment="", **(credit | refund)) for n in (4, 5))
     paying, other = (make_receipt(number, payment=f"pay_{number}", **credit) for number in (2, 3))
     async with bookkeepers(url, 1) as (keeper,), keeper.own.use() as connection:
-        for counted in (added.id, "pay_2"):
+        for counted in (added.id, "pay_2", refunded.id):
             await connection.execute("INSERT INTO shared_state VALUES ($1, 'true')", credited_key(counted))
-        left = [left_in_journal(receipt) for receipt in (added, paying, other)]
+        left = [left_in_journal(receipt) for receipt in (added, paying, other, refunded, refunding)]
         kept = [entry.receipt for entry in await counted_by_others(connection, left)]
-    assert [(receipt.id, receipt.credited_nano_usd) for receipt in kept] == [(paying.id, 0), (other.id, 700)]
+    assert [(receipt.id, receipt.credited_nano_usd) for receipt in kept] == [
+        (paying.id, 0),
+        (other.id, 700),
+        (refunding.id, 0),
+    ]
 
 
 async def test_what_a_process_charged_while_it_served_alone_is_not_charged_beside_others(

@@ -390,6 +390,20 @@ def test_a_form_that_is_sent_twice_is_carried_out_once(served: Gateway, http: ht
     assert sorted(names) == ["default", "one", "three", "two"]
 
 
+def test_credit_that_a_form_adds_counts_once_in_another_session_too(served: Gateway, http: httpx.Client) -> None:
+    """As where the gateway was killed while it was at work on the form."""
+    tenant = served.cli_json("tenant", "add", "credited")["tenant"]["id"]
+    served.cli("payment", "set", tenant, "--mode", "prepaid")
+    given = {"tenant": tenant, "add": "2", "form_id": "the-form"}
+    for sent in (given, given, {**given, "add": "3"}, {**given, "form_id": "another"}):
+        http.cookies.clear()
+        token = sign_in(served, http)
+        headers = {"origin": served.base_url}
+        answer = http.post("/console/do/tenant.credit", data={**sent, "form_token": token}, headers=headers)
+        assert answer.status_code == (400 if sent["add"] == "3" else 303), answer.text
+    assert served.cli_json("tenant", "credit", tenant)["balance_nano_usd"] == 4_000_000_000
+
+
 def test_nothing_is_done_by_a_get(served: Gateway, http: httpx.Client) -> None:
     token = sign_in(served, http)
     shown = http.get("/console/do/tenant.add", params={"form_token": token, "name": "by-get"})

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from tests.support import nursery
 from tests.support.processes import PATIENCE_S, Process, clean_environment
@@ -120,6 +120,18 @@ class Gateway:
         assert "Traceback (most recent call last)" not in result.stderr, said
         assert not check or result.returncode == 0, said
         return result
+
+    def begin_cli(self, *arguments: str, stdout: IO[bytes], stderr: IO[bytes], stdin: IO[bytes]) -> nursery.Child:
+        """Start ``trustgate --home HOME arguments…``; to be killed by the caller."""
+        folder, environment = self.home.parent, self._environment
+        return nursery.start(
+            ["--home", str(self.home), *arguments],
+            folder=folder,
+            environment=environment,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+        )
 
     def _run(self, command: list[str], stdin: str | None, timeout_s: float) -> subprocess.CompletedProcess[str]:
         with TemporaryFile() as said, TemporaryFile() as complained, TemporaryFile() as given:

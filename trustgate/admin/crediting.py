@@ -1,12 +1,13 @@
-"""The commands on balances: what an operator adds, and what a mistaken price is given back.
+"""The commands on balances: what an operator adds or pays back, and what a mistaken price is given back.
 
-Owns that a credit with a reference counts once: its note is in the database before its receipt is in the log, and a
-note whose receipt a crash has prevented gets it with the next command on that tenant's balance.
+Owns that a credit or refund with a reference counts once: its note is in the database before its receipt is in the
+log, and a note whose receipt a crash has prevented gets it with the next command on that tenant's balance.
 """
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 import msgspec
 
@@ -37,19 +38,29 @@ async def tenant_credit(context: AdminContext, command: TenantCredit) -> Balance
     amount = checked_amount(command.add_nano_usd, "credit")
     reference = checked_reference(command.reference)
     notes = await finish_notes(context, tenant)
-    for note in notes:
-        if reference and note.reference == reference:
-            return await _repeated(context, tenant, note, amount)
+    note = note_of(notes, reference)
+    if note is not None:
+        return await repeated(context, tenant, note, amount)
     _check_draws(context, tenant)
     if not reference:
         return await change_balance(context, tenant, amount)
     return await book_note(context, tenant, amount, reference=reference)
 
 
-async def _repeated(context: AdminContext, tenant: Tenant, note: CreditNote, amount: int) -> BalanceChange:
-    if note.credited_nano_usd != amount:
+def note_of(notes: Sequence[CreditNote], reference: str) -> CreditNote | None:
+    """Returns the note that has this reference; "" is none."""
+    return next((note for note in notes if reference and note.reference == reference), None)
+
+
+async def repeated(context: AdminContext, tenant: Tenant, note: CreditNote, nano_usd: int) -> BalanceChange:
+    """Returns what a command with a note's reference is answered: nothing is changed by it.
+
+    Raises ``Conflict`` where it has another amount.
+    """
+    if note.credited_nano_usd != nano_usd:
+        what = "a refund of " if note.credited_nano_usd < 0 else ""
         raise Conflict(
-            f"The reference {note.reference!r} was used for {usd(note.credited_nano_usd)} USD.",
+            f"The reference {note.reference!r} was used for {what}{usd(abs(note.credited_nano_usd))} USD.",
             hint="Give another reference, or the same amount to see the balance.",
             code="reference_used",
         )
@@ -114,7 +125,7 @@ async def finish_notes(context: AdminContext, tenant: Tenant) -> list[CreditNote
 async def book_note(
     context: AdminContext, tenant: Tenant, nano_usd: int, *, reference: str, corrects: tuple[int, ...] = ()
 ) -> BalanceChange:
-    """Keep the note of a credit, then write its receipt; durable when this returns."""
+    """Keep the note of a credit (below zero: of a refund), then write its receipt; durable when this returns."""
     payment_service = await context.books.payment_service()
     payment_service.log.check_room(1)
     at_us = now_us()
@@ -142,7 +153,8 @@ async def _write_receipt(context: AdminContext, note: CreditNote) -> None:
         payment_service.log,
         note.tenant_id,
         minted=(note.receipt_id, note.created_us),
-        credited_nano_usd=note.credited_nano_usd,
+        credited_nano_usd=max(note.credited_nano_usd, 0),
+        charged_nano_usd=max(-note.credited_nano_usd, 0),
         about=about(note),
     )
     payment_service.balances.change(note.tenant_id, note.credited_nano_usd)

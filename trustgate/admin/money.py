@@ -245,10 +245,14 @@ class Refund(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PaymentRefundCredit(Command[Refund], frozen=True, kw_only=True, tag="payment.refund_credit"):
-    """Take from a balance what the operator pays back; all that is free of it unless an amount is given."""
+    """Take from a balance what the operator pays back; all that is free of it unless an amount is given.
+
+    With a reference, once.
+    """
 
     tenant: str
     amount_nano_usd: int | None = None
+    reference: str = ""
     result = Refund
 
 

@@ -13,7 +13,15 @@ from msgspec.structs import replace
 from trustgate.admin.background_work import ReportProgress
 from trustgate.admin.books import receipt_detail
 from trustgate.admin.context import AdminContext
-from trustgate.admin.crediting import change_balance, checked_amount
+from trustgate.admin.crediting import (
+    book_note,
+    change_balance,
+    checked_amount,
+    checked_reference,
+    finish_notes,
+    note_of,
+    repeated,
+)
 from trustgate.admin.money import (
     Payer,
     PaymentDetail,
@@ -119,8 +127,13 @@ async def payment_resolve(context: AdminContext, command: PaymentResolve) -> Pay
 
 async def payment_refund_credit(context: AdminContext, command: PaymentRefundCredit) -> Refund:
     tenant = context.tenant(command.tenant)
+    reference = checked_reference(command.reference)
     payment_service = await context.books.payment_service()
     payers = await _payers(context, tenant)
+    note = note_of(await finish_notes(context, tenant), reference)
+    if note is not None:
+        amount = -note.credited_nano_usd if command.amount_nano_usd is None else command.amount_nano_usd
+        return Refund(change=await repeated(context, tenant, note, -amount), refunded_nano_usd=amount, payers=payers)
     free = payment_service.balances.balance(tenant.id) - payment_service.balances.held(tenant.id)
     amount = free if command.amount_nano_usd is None else checked_amount(command.amount_nano_usd, "refund")
     if not 0 < amount <= free:
@@ -130,7 +143,12 @@ async def payment_refund_credit(context: AdminContext, command: PaymentRefundCre
             hint=f"trustgate tenant credit {shlex.quote(tenant.name)}",
             code="balance_too_small",
         )
-    return Refund(change=await change_balance(context, tenant, -amount), refunded_nano_usd=amount, payers=payers)
+    change = await (
+        book_note(context, tenant, -amount, reference=reference)
+        if reference
+        else change_balance(context, tenant, -amount)
+    )
+    return Refund(change=change, refunded_nano_usd=amount, payers=payers)
 
 
 async def _payers(context: AdminContext, tenant: Tenant) -> tuple[Payer, ...]:

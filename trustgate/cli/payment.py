@@ -28,10 +28,12 @@ from trustgate.admin.money import (
     PaymentShow,
     PaymentTermsList,
     Reconciled,
+    Refund,
     TermsDetail,
 )
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute, with_admin
+from trustgate.cli.repeating import repeatable, repeated_note
 from trustgate.cli.values import Maybe, absolute
 from trustgate.errors import InvalidRequest
 from trustgate.ids import new_id, now_us
@@ -509,13 +511,22 @@ def refund_credit(
         int | None,
         typer.Option(metavar="USD", parser=values.usd, help="The amount.  [default: the whole free balance]"),
     ] = None,
+    reference: Annotated[
+        str, typer.Option(metavar="TEXT", help="Your name for it: refunded again by it, it counts once.")
+    ] = "",
     json: JsonOption = False,
 ) -> None:
     """Reduce a tenant's balance by a refund, with a receipt.
 
-    TrustGate does not have your wallet's keys: send the money yourself, to one of the listed addresses.
+    TrustGate does not have your wallet's keys: send the money yourself, to one of the listed addresses. One that was
+    broken off before its answer counts once when it is typed again within a day.
     """
-    refund = execute(context, PaymentRefundCredit(tenant=tenant, amount_nano_usd=amount))
+    asked = PaymentRefundCredit(tenant=tenant, amount_nano_usd=amount, reference=reference)
+    with repeatable(context, asked) as (command, before):
+        _show_refund(execute(context, command), json, before)
+
+
+def _show_refund(refund: Refund, json: bool, typed_before: str) -> None:
     change = refund.change
     if json:
         render.document(
@@ -525,6 +536,7 @@ def refund_credit(
                 "balance_nano_usd": change.balance_nano_usd,
                 "receipt": change.receipt,
                 "payers": refund.payers,
+                "repeated": change.repeated,
             }
         )
         return
@@ -542,7 +554,10 @@ def refund_credit(
         [[_payer(each), _name(each.network), each.asset, render.usd(each.value_nano_usd)] for each in refund.payers],
         empty="This tenant never paid: its whole credit was added by you.",
     )
-    if refund.payers:
+    if change.repeated:
+        note = f"{repeated_note(typed_before)} Send the money unless you have."
+        render.say(render.Styled(note, "yellow"))
+    elif refund.payers:
         render.say(render.Styled("The balance is reduced. Now send the money: TrustGate does not do that.", "yellow"))
 
 

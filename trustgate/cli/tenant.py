@@ -26,6 +26,7 @@ from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, confirm, execute, public_address, session, with_admin
 from trustgate.cli.correction import correct
 from trustgate.cli.key import SecretOnlyOption, key_rows, secret_document, show_secret
+from trustgate.cli.repeating import repeatable, repeated_note
 from trustgate.cli.values import Maybe
 from trustgate.errors import InvalidRequest
 from trustgate.types import PaymentTerms, Tenant
@@ -240,18 +241,26 @@ def credit(
     ] = "",
     json: JsonOption = False,
 ) -> None:
-    """Show a tenant's balance, or add to it. An addition has a receipt."""
+    """Show a tenant's balance, or add to it. An addition has a receipt.
+
+    One that was broken off before its answer counts once when it is typed again within a day.
+    """
     if add == 0:
         raise InvalidRequest("No amount was given.", hint=f"trustgate tenant credit {shlex.quote(tenant)}")
     if reference and add is None:
         raise InvalidRequest("A reference names an addition.", hint="Give --add USD, too.")
-    show_balance(execute(context, TenantCredit(tenant=tenant, add_nano_usd=add or 0, reference=reference)), json)
+    if add is None:
+        show_balance(execute(context, TenantCredit(tenant=tenant)), json)
+        return
+    with repeatable(context, TenantCredit(tenant=tenant, add_nano_usd=add, reference=reference)) as (command, before):
+        show_balance(execute(context, command), json, before)
 
 
 app.command("correct")(correct)
 
 
-def show_balance(change: BalanceChange, json: bool) -> None:
+def show_balance(change: BalanceChange, json: bool, typed_before: str = "") -> None:
+    """``typed_before``: when the command was typed that had no answer, and is repeated now; else ""."""
     if json:
         render.document(change)
         return
@@ -265,7 +274,7 @@ def show_balance(change: BalanceChange, json: bool) -> None:
         fields.append(("Receipt", change.receipt))
     render.card(fields)
     if change.repeated:
-        render.say(render.Styled("That reference was used before, for the same amount: nothing was added.", "yellow"))
+        render.say(render.Styled(repeated_note(typed_before), "yellow"))
 
 
 def _changed(tenant: Tenant, json: bool) -> None:

@@ -31,15 +31,20 @@ _ROWS = "SELECT key, state::text AS state FROM shared_state WHERE key = ANY($1)"
 
 
 def credited_as(receipt: Receipt | None) -> str:
-    """Returns the id under which a receipt's credit counts once: its payment's, the receipt's where the operator added
-    the credit; else "".
+    """Returns the id under which a receipt's credit counts once: its payment's, or its own where the operator has
+    credited or refunded it; else "".
 
     A process that finds a credit without its receipt writes another one, while the first may be in another's journal.
     """
     if receipt is None:
         return ""
     payment = "" if receipt.payment is UNSET else receipt.payment
-    return payment or (receipt.id if receipt.finish == "credited" else "")
+    return payment or (receipt.id if is_of_balance(receipt) else "")
+
+
+def is_of_balance(receipt: Receipt | None) -> bool:
+    """Returns whether a receipt is of a change of a balance alone, without a request: a credit, or a refund."""
+    return receipt is not None and receipt.finish == "credited"
 
 
 def without_credit(receipt: Receipt) -> Receipt | None:
@@ -70,7 +75,7 @@ async def counted_by_others(connection: DatabaseConnection, entries: Sequence[En
     credited = {
         entry.receipt.id: credited_key(credited_as(entry.receipt))
         for entry in entries
-        if credited_as(entry.receipt) and balance_change(entry.receipt)[1] > 0
+        if credited_as(entry.receipt) and (balance_change(entry.receipt)[1] > 0 or is_of_balance(entry.receipt))
     }
     keys = [*credited.values(), *(work.key for work in works.values() if work is not None)]
     rows = {row["key"]: row["state"] for row in await connection.fetch(_ROWS, keys)}

@@ -17,7 +17,7 @@ from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
 from trustgate.cluster.batches import Batch, RowsChanged
 from trustgate.cluster.claimed_budgets import check_rows, claimed_parts, claimed_rows, count_use
-from trustgate.cluster.counted_once import charging_nothing, credited_as, without_credit
+from trustgate.cluster.counted_once import charging_nothing, credited_as, is_of_balance, without_credit
 from trustgate.cluster.lasting_work import EndedWork, SettleWork
 from trustgate.cluster.linked_receipts import LinkedReceipt
 from trustgate.cluster.rows import (
@@ -313,8 +313,9 @@ class Close:
         self._credit_nano_usd = credit_nano_usd
         self._draft = draft
         self._late = late
-        #: The id under which the credit that it adds counts once (``credited_as``); "": it adds none.
-        self._paid = credited_as(receipt) if credit_nano_usd > 0 else ""
+        #: The id under which the credit or refund of the receipt counts once (``credited_as``); "": it has none.
+        is_change = credit_nano_usd > 0 or ((credit_nano_usd or late_charge_nano_usd) and is_of_balance(receipt))
+        self._paid = credited_as(receipt) if is_change else ""
         self._late_charge_nano_usd = late_charge_nano_usd
         self._work = None if work is None else SettleWork(counters, work)
         #: The id of a receipt that was left in a journal; "": it was not.
@@ -384,6 +385,8 @@ class Close:
             if once.is_done:
                 credit = 0
                 receipt = without_credit(receipt)
+                if receipt is None:
+                    late_charge = 0
             once.is_done = True
         if self._receipt is not None and (change := credit - late_charge):
             self._counters.balances.change(self._receipt.tenant, change)

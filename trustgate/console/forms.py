@@ -38,10 +38,14 @@ async def carry_out(view: View, name: str, texts: Mapping[str, str]) -> Shown | 
     """
     action = _action(name)
     given, errors = _read(action, texts)
+    form_id = texts.get("form_id", "")[:100]
+    if form_id:
+        # What a form adds counts once, however often it is sent, and wherever.
+        given.setdefault("reference", f"form {form_id}")
     if action.ask and not texts.get("confirm"):
         errors["confirm"] = "Tick this to do it."
     if errors:
-        return await _shown(view, name, action, texts, errors, None)
+        return await _shown(view, name, action, texts, errors, None, form_id)
     try:
         if action.run is not None:
             return Redirect(url("works", view.works.begin(view.admin, action, action.line(texts), given).id))
@@ -49,7 +53,7 @@ async def carry_out(view: View, name: str, texts: Mapping[str, str]) -> Shown | 
         assert isinstance(ordered, Command)
         result = await view.admin.execute(ordered)
     except (TrustGateError, ValueError) as error:
-        return await _shown(view, name, action, texts, {}, error)
+        return await _shown(view, name, action, texts, {}, error, form_id)
     secret = secret_of(result)
     if secret is None:
         return Redirect(url(*action.then(result), done=name))
@@ -97,6 +101,7 @@ async def _shown(
     texts: Mapping[str, str],
     errors: Mapping[str, str],
     refusal: TrustGateError | ValueError | None,
+    form_id: str = "",
 ) -> Shown:
     choices = await _choices(view.admin, action)
     plain = [_control(field, texts, errors, choices) for field in action.fields if not field.group]
@@ -117,7 +122,7 @@ async def _shown(
             "form",
             {"method": "post", "action": url("do", name), "id": "action", "data-words": " ".join(action.words)},
             hidden("form_token", view.form_token),
-            hidden("form_id", secrets.token_urlsafe(12)),
+            hidden("form_id", form_id or secrets.token_urlsafe(12)),
             plain,
             folded,
             ask,
