@@ -161,6 +161,8 @@ def test_an_id_leads_to_no_strangers_object_of_another_server(
     [
         ("/v1/responses", {"input": "x", "tools": [{"type": "image_generation", "model": "gpt-image-1"}]}),
         ("/v1/messages", {"messages": HELLO, "max_tokens": 5, "tools": [{"type": "advisor", "model": "gpt-4o"}]}),
+        # Servers make a response of it (LiteLLM).
+        ("/v1/chat/completions", {"messages": HELLO, "tools": [{"type": "image_generation", "model": "gpt-image-1"}]}),
     ],
 )
 def test_a_plans_models_bind_the_tools_of_an_upstream(

@@ -61,6 +61,51 @@ def test_other_endpoints_are_looked_at_too(tenant: Tenant, scripted: Upstream) -
     assert scripted.requests == []
 
 
+@pytest.mark.parametrize(
+    ("members", "param"),
+    [
+        # What LiteLLM takes along when it makes a response, or a message of Claude's, of a chat request.
+        ({"container": "container_1"}, "container"),
+        ({"container": {"skills": [{"type": "custom", "skill_id": "skill_1"}]}}, "skill_id"),
+        ({"tools": [{"type": "code_interpreter", "container": "cntr_1"}]}, "container"),
+        ({"tools": [{"type": "mcp", "server_label": "x", "tunnel_id": "tunnel_1"}]}, "tunnel_id"),
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"background": True}, "background"),
+        ({"deferred": True}, "deferred"),
+    ],
+)
+def test_a_chat_that_may_become_a_response_is_looked_at_like_it(
+    tenant: Tenant, scripted: Upstream, members: dict[str, Any], param: str
+) -> None:
+    refused = tenant.chat(**members)
+    assert (refused.status_code, error_of(refused)["code"]) == (400, "unsupported_parameter")
+    assert error_of(refused)["param"] == param
+    assert scripted.requests == []
+
+
+def test_what_looks_like_an_id_and_is_the_clients_own_passes(tenant: Tenant, scripted: Upstream) -> None:
+    schema = {"type": "object", "properties": {"container": {"type": "string"}, "tunnel_id": {"type": "string"}}}
+    members: dict[str, Any] = {
+        "tools": [{"type": "function", "function": {"name": "start", "parameters": schema}}],
+        "background": False,
+        "conversation": None,
+        "thread": {"type": "create"},
+    }
+    assert tenant.chat(**members).status_code == 200
+    assert {name: scripted.requests[0].json()[name] for name in members} == members
+
+
+def test_a_thread_is_not_gone_on_with_by_the_id_of_a_message(tenant: Tenant, scripted: Upstream) -> None:
+    body = {"model": "claude", "max_tokens": 5, "messages": HELLO}
+    thread = {"type": "continue", "previous_message_id": "msg_1"}
+    refused = tenant.http.post("/v1/messages", json={**body, "thread": thread})
+    assert refused.status_code == 400
+    assert "'thread'" in refused.json()["error"]["message"]
+    assert scripted.requests == []
+
+
 @pytest.mark.parametrize("path", ["/v1/responses/compact", "/v1/responses/input_tokens"])
 def test_what_is_asked_about_a_response_is_looked_at_like_it(tenant: Tenant, scripted: Upstream, path: str) -> None:
     tools = [{"type": "code_interpreter", "container": "cntr_1"}]

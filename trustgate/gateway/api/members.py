@@ -180,6 +180,9 @@ def judge(members: Members, wire: frozenset[str], *, generates: bool) -> JudgedM
         try:
             if kind == "steering":
                 steering.append(name)
+            elif kind == "elsewhere":
+                if _goes_on_elsewhere(name, bytes(raw)):
+                    steering.append(name)
             elif kind == "metadata":
                 _check_metadata(raw)
             elif not generates and kind != "choices":
@@ -197,7 +200,23 @@ def judge(members: Members, wire: frozenset[str], *, generates: bool) -> JudgedM
     return JudgedMembers(tuple(sorted(steering)), tuple(sorted(bounds)), choices)
 
 
-_Kind = Literal["", "steering", "bound", "choices", "nested", "metadata", "alike"]
+_Kind = Literal["", "steering", "elsewhere", "bound", "choices", "nested", "metadata", "alike"]
+
+#: Members of one API that servers behind this gateway read in others too, or that name what it does not remember:
+#: LiteLLM makes a response of a chat request and takes these along (its bridge to ``/responses``), xAI answers later
+#: what is ``deferred``, and Anthropic keeps a ``thread`` under the ids of its messages. An endpoint whose wire type has
+#: such a member reads it itself. Not among them: Anthropic's ``diagnostics``, whose ``previous_message_id`` has digests
+#: compared and nothing shown, and tokens that only the same organisation, body and minutes make valid.
+_ELSEWHERE = frozenset(("previous_response_id", "conversation", "prompt", "background", "deferred", "thread"))
+
+
+def _goes_on_elsewhere(name: str, raw: bytes) -> bool:
+    """Returns whether such a member names what an upstream keeps, or asks for an answer that comes later."""
+    if name in ("background", "deferred"):
+        return raw == b"true"
+    if name == "prompt":
+        return raw[:1] == b"{"
+    return name != "thread" or b"previous_message_id" in raw or b"\\" in raw
 
 
 @lru_cache(maxsize=4096)
@@ -212,6 +231,8 @@ def _kind(name: str) -> _Kind:
         return "metadata"
     if name in STEERING or _STEERING_FORM.fullmatch(name) is not None:
         return "steering"
+    if name in _ELSEWHERE:
+        return "elsewhere"
     return "alike" if plain(name) in _KNOWN and name not in _KNOWN_NAMES else ""
 
 

@@ -151,6 +151,9 @@ def read_chat(request: ChatRequest) -> Call:
         messages=len(messages),
         has_parts=bool(part_types),
         stored=bool(request.store),
+        inner_models=_models_of(tool for tool in request.tools if not _is_function(bytes(tool)))
+        if request.tools
+        else (),
     )
 
 
@@ -186,6 +189,7 @@ def _generation(
     messages: int = 0,
     has_parts: bool = False,
     stored: bool = False,
+    inner_models: tuple[str, ...] = (),
 ) -> Call:
     stream = request.stream is True
     if stream:
@@ -202,6 +206,7 @@ def _generation(
         messages=messages,
         has_parts=has_parts,
         stored=stored,
+        inner_models=inner_models,
         prompt_tokens=prompt_tokens,
         features=tuple(features),
         include_usage=options is not None and options.include_usage is True,
@@ -242,7 +247,7 @@ def read_response(request: ResponsesRequest) -> Call:
         prompt_tokens=walk.prompt_tokens(len(items), request.tools or ()),
         features=tuple(features),
         service_tier=request.service_tier or "",
-        inner_models=_models_of(request.tools),
+        inner_models=_models_of(request.tools or ()),
         uses=(
             *((("response", previous),) if previous else ()),
             *((("conversation", conversation),) if conversation else ()),
@@ -253,10 +258,21 @@ def read_response(request: ResponsesRequest) -> Call:
     )
 
 
-def _models_of(tools: Iterable[msgspec.Raw] | None) -> tuple[str, ...]:
+def _is_function(tool: bytes) -> bool:
+    """Returns whether a tool of a chat request is the caller's own function, as nearly all are, from how it begins.
+
+    It may say so and be another to a reader who takes the last of two members: the one that has a model is looked for.
+    """
+    return tool.startswith(_FUNCTION) and b"image_generation" not in tool and b"\\u" not in tool
+
+
+_FUNCTION = (b'{"type":"function"', b'{"type": "function"')
+
+
+def _models_of(tools: Iterable[msgspec.Raw]) -> tuple[str, ...]:
     """Returns the models that an upstream's own tools are to use (images that are made, advice)."""
     found: dict[str, None] = {}
-    for tool in tools or ():
+    for tool in tools:
         raw = bytes(tool)
         if raw[:1] == b"{" and (b"model" in raw or b"\\" in raw):
             members = msgspec.json.decode(raw)
@@ -290,7 +306,7 @@ def _read_messages(request: CountTokensRequest) -> Call:
         prompt_tokens=prompt_tokens,
         messages=len(request.messages),
         has_parts=any(not isinstance(message.content, str) for message in request.messages),
-        inner_models=_models_of(request.tools),
+        inner_models=_models_of(request.tools or ()),
         features=tuple(features),
     )
 
