@@ -253,13 +253,15 @@ class LocalAdmin:
             leave_to_owner(self._context.settings.home)
 
 
-async def open_local_admin(settings: Settings, *, accept_loss: bool = False) -> LocalAdmin:
-    """Open the database in this process, making it where there is none. ``accept_loss``: as ``open_store`` has it.
+async def open_local_admin(settings: Settings, *, accept_loss: bool = False, is_copy: bool = False) -> LocalAdmin:
+    """Open the database in this process, making it where there is none.
+
+    ``accept_loss`` and ``is_copy`` are ``open_store``'s.
 
     Raises ``StoreLocked`` when another process has it, and what ``open_store`` raises.
     """
     settings.make_home()
-    store = await open_store(settings.database, settings.postgres(), accept_loss=accept_loss)
+    store = await open_store(settings.database, settings.postgres(), accept_loss=accept_loss, is_copy=is_copy)
     try:
         await clustering.check_alone(settings)
         await clustering.place_waiting(settings, store)

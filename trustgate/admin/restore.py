@@ -252,7 +252,7 @@ def _begin_beside(settings: Settings, stage: Path) -> None:
 
 
 async def _look_into(settings: Settings) -> _Opened:
-    admin = await open_local_admin(settings, accept_loss=True)
+    admin = await open_local_admin(settings, accept_loss=True, is_copy=True)
     try:
         return _Opened(await admin.execute(AnchorStatus()), await admin.execute(ArchiveList()))
     finally:

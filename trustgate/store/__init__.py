@@ -76,6 +76,7 @@ async def open_store(
     postgres: PostgresAddress | None = None,
     *,
     accept_loss: bool = False,
+    is_copy: bool = False,
     several: bool = False,
     mark_folder: Path | None = None,
 ) -> Store:
@@ -85,6 +86,7 @@ async def open_store(
         path: the file; of Postgres, one that must not exist.
         postgres: the database's address.
         accept_loss: go on where something that was acknowledged is missing.
+        is_copy: the file is a backup's, found whole: that nothing stands beside it yet is no loss.
         several: other processes may have the database open, too (Postgres alone).
         mark_folder: where the mark of a database on Postgres lies, if not beside ``path``.
 
@@ -108,7 +110,7 @@ async def open_store(
         await asyncio.to_thread(_check_not_on_postgres, path)
     from trustgate.store.duckdb import DuckDBStore  # loading DuckDB takes 0.2 s
 
-    return await DuckDBStore.open(path, accept_loss=accept_loss)
+    return await DuckDBStore.open(path, accept_loss=accept_loss, is_copy=is_copy)
 
 
 def _check_not_on_postgres(path: Path) -> None:

@@ -68,8 +68,11 @@ class Completion:
         everything: Callable[[SqlConnection], tuple[Kept, ...]],
         in_transaction: Callable[[SqlConnection, Callable[[SqlConnection], None]], None],
         accept_loss: bool,
+        is_copy: bool = False,
     ) -> None:
-        """``path``: of the database; ``everything``: what a journal begins with."""
+        """``path``: of the database; ``everything``: what a journal begins with; ``is_copy``: it is one that has been
+        found whole, so that nothing stands beside it yet.
+        """
         self._connection = connection
         self._path = path
         self._changes_path = path.with_name(path.name + ".changes")
@@ -78,6 +81,7 @@ class Completion:
         self._everything = everything
         self._in_transaction = in_transaction
         self._accept_loss = accept_loss
+        self._is_copy = is_copy
         self._notes: list[str] = []
         self._lost: list[str] = []
 
@@ -111,7 +115,7 @@ class Completion:
         self._check(has, found, marked, known)
         if found is not None and found.changes and journaled > has.changes:
             self._put_back(found, has)
-        if known > 0 and marked is None:
+        if known > 0 and marked is None and not self._is_copy:
             self._notes.append(
                 f"The mark {self._path.name}.mark was missing and is made anew"
                 + ("; whether the last payments are in the database cannot be told." if has.payments else ".")
@@ -124,7 +128,7 @@ class Completion:
 
     def _check(self, has: StoredProgress, found: FoundChanges | None, marked: Marked | None, known: int) -> None:
         reached = max(has.changes, 0 if found is None else found.last)
-        if marked is None and found is None and has.changes:
+        if marked is None and found is None and has.changes and not self._is_copy:
             self._lose(
                 f"{self._changes_path.name} and {self._path.name}.mark are missing, so that it cannot be told whether "
                 "the database has every change"
@@ -158,7 +162,8 @@ class Completion:
 
     def _put_away(self, found: FoundChanges | None) -> None:
         if found is None:
-            self._notes.append(f"{self._changes_path.name} was missing; it is begun anew from the database.")
+            if not self._is_copy:
+                self._notes.append(f"{self._changes_path.name} was missing; it is begun anew from the database.")
             return
         aside = self._changes_path.with_name(f"{self._changes_path.name}.damaged-{now_us()}")
         self._changes_path.rename(aside)

@@ -82,8 +82,10 @@ class DuckDBStore(Verbs[duckdb.DuckDBPyConnection]):
         self._in_doubt = False
 
     @classmethod
-    async def open(cls, path: Path, *, accept_loss: bool = False) -> DuckDBStore:
+    async def open(cls, path: Path, *, accept_loss: bool = False, is_copy: bool = False) -> DuckDBStore:
         """Open the database at ``path``; create it if there is none, migrate it if it is old.
+
+        ``is_copy``: as ``open_store`` has it.
 
         Raises HomeUnusable, StoreLocked, StoreTooNew, StoreDamaged, StoreIncomplete (unless ``accept_loss``), or
         Unavailable (``storage_full``).
@@ -91,7 +93,7 @@ class DuckDBStore(Verbs[duckdb.DuckDBPyConnection]):
         engine = await asyncio.to_thread(Engine.open, path)
         try:
             identity = await engine.run(load_identity)
-            completed = await engine.run(_complete, path, identity[0], accept_loss)
+            completed = await engine.run(_complete, path, identity[0], accept_loss, is_copy)
             engine.forget_log()
             for note in completed.notes:
                 logger.warning("%s", note)
@@ -247,7 +249,7 @@ class DuckDBStore(Verbs[duckdb.DuckDBPyConnection]):
         self._in_doubt = False
 
 
-def _complete(connection: DuckDBPyConnection, path: Path, store_id: str, accept_loss: bool) -> Completed:
+def _complete(connection: DuckDBPyConnection, path: Path, store_id: str, accept_loss: bool, is_copy: bool) -> Completed:
     return Completion(
         connection,
         path,
@@ -256,6 +258,7 @@ def _complete(connection: DuckDBPyConnection, path: Path, store_id: str, accept_
         everything=load_everything,
         in_transaction=in_transaction,
         accept_loss=accept_loss,
+        is_copy=is_copy,
     ).run()
 
 
