@@ -7,6 +7,7 @@ import shutil
 import stat
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -204,6 +205,8 @@ def test_the_commands_do_the_same_without_a_server(make_gateway: GatewayFactory,
     assert twice.returncode == 5 and "--name" in twice.stderr
     unknown = gateway.cli("notify", "add", receiver.url, "--private", "--on", "disc", check=False)
     assert unknown.returncode == 2 and "disk" in unknown.stderr
+    shown = [gateway.cli("notify", *which).stdout for which in (["list"], ["list", "--json"], ["show", "pager"])]
+    assert all(receiver.url not in text and f"{urlsplit(receiver.url).netloc}/…" in text for text in shown)
     gateway.cli("notify", "remove", "pager")
     assert gateway.cli_json("notify", "list") == {"subscribers": []}
     assert gateway.cli("notify", "test", check=False).returncode == 4

@@ -22,7 +22,7 @@ from trustgate.errors import NotFound
 from trustgate.ids import new_id, now_us
 from trustgate.notify.messages import trial_body
 from trustgate.notify.queue import attempt_delivery
-from trustgate.notify.subscribers import removed
+from trustgate.notify.subscribers import removed, shown_url
 from trustgate.store import NoticeDelivery
 from trustgate.types import Subscriber
 
@@ -88,7 +88,7 @@ def _state(subscriber: Subscriber, deliveries: Sequence[NoticeDelivery]) -> Subs
         id=subscriber.id,
         name=subscriber.name,
         kinds=subscriber.kinds,
-        url=subscriber.url,
+        url=shown_url(subscriber.url),
         command=subscriber.command,
         is_private=subscriber.is_private,
         created_us=subscriber.created_us,

@@ -13,7 +13,7 @@ class SubscriberState(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     name: str
     kinds: tuple[str, ...]
-    #: "" for a program.
+    #: "" for a program. Without the most of its path and query, which let people in at many receivers.
     url: str
     command: tuple[str, ...]
     is_private: bool

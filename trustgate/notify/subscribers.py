@@ -26,6 +26,8 @@ SECRET_PREFIX = "whsec_"  # noqa: S105 - not a secret
 SUBSCRIBERS_MOST = 32
 _SECRET_BYTES = 24
 _URL_MOST = 2_000
+#: Characters at the end of a URL that tell two of one receiver apart.
+_URL_SHOWN = 4
 _NAME_MOST = 100
 _WORDS_MOST = 64
 
@@ -106,6 +108,18 @@ def checked_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
                 f"Unknown kind of notice: {kind!r}.", hint=f"Kinds: {', '.join(KINDS)}, or {ALL}.", param="on"
             )
     return (ALL,) if not kinds or ALL in kinds else tuple(dict.fromkeys(kinds))
+
+
+def shown_url(url: str) -> str:
+    """Returns a webhook's URL as operators are shown it: its origin, and the end of what follows.
+
+    Many receivers (Slack, Discord, ntfy) take messages from everyone who knows the path.
+    """
+    parts = urlsplit(url)
+    rest = url[len(f"{parts.scheme}://{parts.netloc}") :]
+    if rest in ("", "/"):
+        return url
+    return f"{parts.scheme}://{parts.netloc}/…{rest[-_URL_SHOWN:] if len(rest) >= 4 * _URL_SHOWN else ''}"
 
 
 def check_url(url: str, *, is_private: bool) -> None:
