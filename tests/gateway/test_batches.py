@@ -41,6 +41,13 @@ def upload(tenant: Tenant, content: bytes, purpose: str = "batch") -> httpx.Resp
     return tenant.http.post("/v1/files", data={"purpose": purpose}, files={"file": ("a.jsonl", content)})
 
 
+def test_a_file_in_anthropics_form_is_told_where_it_belongs(tenant: Tenant, scripted: Upstream) -> None:
+    refused = tenant.http.post("/v1/files?beta=true", files={"file": ("a.pdf", b"%PDF-")})
+    assert (refused.status_code, error_of(refused)["param"]) == (400, "purpose")
+    assert "put a file's content into the message" in error_of(refused)["message"]
+    assert scripted.requests == []
+
+
 def test_a_files_life(tenant: Tenant, scripted: Upstream, sign_up: SignUp, make_client: ClientFactory) -> None:
     mine, other = f"file-{tenant.name}", f"file-other-{tenant.name}"
     stranger = sign_up(tenant.gateway)

@@ -49,6 +49,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     summary: str
     method: Method = "POST"
     body: Body = "json"
+    #: What a form without one of its required fields is told besides.
+    form_hint: str = ""
     #: A form that may be sent as JSON as well.
     takes_json: bool = False
     wire: type[Any] = Nothing
@@ -211,7 +213,10 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 return msgspec.structs.replace(call, model=batch.model)
             return call if not self.hears else msgspec.structs.replace(call, audio_ms=audio_ms)
         except msgspec.ValidationError as error:
-            return Call(model=fields.get("model", ""), choices=0, invalid=explain(error))
+            invalid = explain(error)
+            if self.form_hint and invalid.code == "missing_required_parameter":
+                invalid.message += f" {self.form_hint}"
+            return Call(model=fields.get("model", ""), choices=0, invalid=invalid)
 
 
 #: What the ids in a body are called, by API.

@@ -350,6 +350,7 @@ ENDPOINTS = (
         upstream_path="/files",
         summary="Give the upstream a file to keep.",
         body="form",
+        form_hint="This is OpenAI's Files API; Anthropic's is not served: put a file's content into the message.",
         wire=FileRequest,
         read=read_file,
         meter=whole.read_nothing_used,
