@@ -155,3 +155,12 @@ def test_many_commands_without_a_server_take_turns(home: Gateway) -> None:
         _, said = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, said
     assert len(home.cli_json("tenant", "list")["tenants"]) == 8
+
+
+@pytest.mark.parametrize("noun", ["tenant", "plan", "budget", "passport"])
+@pytest.mark.parametrize("name", [".", ".."])
+def test_no_name_is_of_dots_alone(home: Gateway, noun: str, name: str) -> None:
+    options = {"budget": ["--usd", "1", "--per", "day", "--everyone"]}.get(noun, [])
+    refused = home.cli(noun, "add", name, *options, check=False)
+    assert refused.returncode == 2
+    assert "dots alone" in refused.stderr

@@ -30,7 +30,10 @@ from trustgate.settings import Settings, UpstreamSettings
 
 #: A gateway that serves hundreds of requests at a time has turns of some ten milliseconds.
 LOOP_LAG_MOST_MS = 100
-_MEND_UPSTREAM = "Start that LLM server, or name another: trustgate serve --upstream URL"
+_MEND_UPSTREAM = (
+    "Start that LLM server, or correct its address: upstream.url (trustgate serve --upstream URL), or a passport's "
+    "(trustgate passport set SLUG --base-url URL)"
+)
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):

@@ -185,6 +185,9 @@ def checked_name(name: str, whose: str) -> str:
         )
     if name.startswith("-"):
         raise InvalidRequest(f"{whose} name cannot begin with a dash.", param="name")
+    if not name.strip("."):
+        # In an address of the console such a name would be taken for a folder (RFC 3986, section 5.2.4).
+        raise InvalidRequest(f"{whose} name cannot be of dots alone.", param="name")
     return name
 
 

@@ -76,10 +76,14 @@ def _audit(context: typer.Context, json: bool) -> None:
         raise typer.Exit(1)
 
 
+def _tenants(count: int) -> str:
+    return "1 tenant" if count == 1 else f"{render.number(count)} tenants"
+
+
 def _show(report: BooksReport) -> None:
     charged = report.charged_nano_usd - report.refunded_nano_usd
     fields: list[tuple[str, render.Cell]] = [
-        ("Receipts", f"{render.number(report.receipts)} of {render.number(report.tenants)} tenants"),
+        ("Receipts", f"{render.number(report.receipts)} of {_tenants(report.tenants)}"),
         ("Payments", f"{render.number(report.payments)}, {render.number(report.open_payments)} of them open"),
         ("Paid", render.usd(report.paid_nano_usd)),
         ("Added by you", render.usd(report.added_nano_usd)),

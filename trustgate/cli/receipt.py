@@ -296,12 +296,16 @@ def _told(receipt: Receipt) -> list[tuple[str, render.Cell]]:
         ("Key", receipt.key or "none"),
         *([("End user", receipt.end_user)] if isinstance(receipt.end_user, str) and receipt.end_user else []),
         ("Endpoint", receipt.endpoint + (", streamed" if receipt.stream else "")),
-        *([("Model", f"{receipt.model} (answered by {receipt.upstream_model or 'none'})")] if request else []),
-        *([("Passport", receipt.passport)] if request else []),
+        *([("Model", f"{receipt.model} ({_answered_by(receipt)})")] if request else []),
+        *([("Passport", receipt.passport or "–")] if request else []),
         ("Ended", f"{receipt.finish}, status {receipt.status}"),
         *(_used(receipt) if request else []),
         *_balance(receipt),
     ]
+
+
+def _answered_by(receipt: Receipt) -> str:
+    return f"answered by {receipt.upstream_model}" if receipt.upstream_model else "not answered"
 
 
 def _used(receipt: Receipt) -> list[tuple[str, render.Cell]]:

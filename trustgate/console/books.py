@@ -209,13 +209,14 @@ def _told(detail: ReceiptDetail, named: Mapping[str, str]) -> list[tuple[str, ob
     tokens = f"{number(found.prompt_tokens)} prompt ({number(found.cached_tokens)} cached)"
     tokens += f" + {number(found.completion_tokens)} completion ({number(found.reasoning_tokens)} reasoning)"
     cost = "not known: the model had no price" if found.price_known is False else usd(found.cost_nano_usd)
+    answered = f"answered by {found.upstream_model}" if found.upstream_model else "not answered"
     rows: list[tuple[str, object]] = [
         ("Receipt", identifier(found.id, "copy-id")),
         ("Time", moment(found.created_us)),
         ("Tenant", link(named.get(found.tenant, found.tenant), "tenants", found.tenant)),
         ("Key", link(found.key, "keys", found.key) if found.key else "none"),
         ("Endpoint", found.endpoint + (", streamed" if found.stream else "")),
-        ("Model", f"{found.model} (answered by {found.upstream_model or 'none'})"),
+        ("Model", f"{found.model} ({answered})"),
         ("Ended", f"{found.finish}, status {found.status}"),
         ("Tokens", tokens + ("" if found.usage_source == "provider" else ", estimated")),
         ("Cost", cost),

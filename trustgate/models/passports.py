@@ -185,6 +185,9 @@ def check_name(name: str, what: str) -> None:
         raise InvalidRequest(f"{what} must not begin with passport_: that is how ids begin.", param="slug")
     if name.startswith("-"):
         raise InvalidRequest(f"{what} must not begin with a dash.", param="slug")
+    if not name.strip("."):
+        # In an address of the console it would be taken for a folder.
+        raise InvalidRequest(f"{what} must not be of dots alone.", param="slug")
 
 
 def _check(passport: Passport) -> None:
