@@ -497,6 +497,7 @@ __trustgate_options() {
 --pay-to
 --asset
 --facilitator
+--unchecked
 --price
 --top-up
 --flow

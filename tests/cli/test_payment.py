@@ -54,6 +54,29 @@ def test_a_tenant_pays_from_set_to_off(either_home: Gateway, tenant: str, facili
     assert either_home.cli_json("payment", "off", tenant)["terms"]["mode"] == "off"
 
 
+def test_without_a_network_an_offer_is_kept_unchecked_and_off_needs_no_terms(either_home: Gateway, tenant: str) -> None:
+    nothing = either_home.cli("payment", "off", tenant)
+    assert "Payment was never switched on" in nothing.stdout
+    assert tenant not in either_home.cli("payment", "terms").stdout
+    network = (
+        "--network",
+        "base-sepolia",
+        "--pay-to",
+        WALLET,
+        "--facilitator",
+        "http://127.0.0.1:9",
+        "--price",
+        "0.01",
+    )
+    refused = either_home.cli("payment", "set", tenant, *network, check=False)
+    assert (refused.returncode, "--unchecked" in refused.stderr, "examples/agent" in refused.stderr) == (1, True, True)
+    kept = either_home.cli_json("payment", "set", tenant, *network, "--unchecked")
+    assert [offer["network"] for offer in kept["terms"]["offers"]] == ["eip155:84532"]
+    assert any("was not checked: trustgate doctor" in note for note in kept["notes"])
+    wrong = either_home.cli("payment", "set", tenant, *network, "--unchecked", "--asset", "usdd", check=False)
+    assert (wrong.returncode, "usdd" in wrong.stderr) == (2, True)
+
+
 def test_the_flow_is_set_and_facilitators_are_asked_again(
     either_home: Gateway, tenant: str, facilitator: FacilitatorDouble
 ) -> None:

@@ -210,8 +210,13 @@ def test_a_node_is_named_by_network_and_url(tmp_path: Path, entry: str) -> None:
 
 
 async def test_a_facilitator_that_does_not_answer(desk: Desk) -> None:
+    away = f"{desk.evm.url}/none"
     with pytest.raises(FacilitatorUnavailable):
-        await desk.base(facilitator=f"{desk.evm.url}/none")
+        await desk.base(facilitator=away)
+    unasked = await desk.base(facilitator=away, asks_facilitator=False)
+    assert unasked == msgspec.structs.replace(await desk.base(), facilitator=away)
+    error = await refused(desk.solana(facilitator=away, asks_facilitator=False))
+    assert "keygen" in (error.hint or ""), "only the facilitator knows who pays the fees"
 
 
 async def test_one_facilitator_for_a_name_and_one_override_for_all(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

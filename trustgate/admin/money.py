@@ -26,6 +26,8 @@ class OfferWanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     decimals: int | None = None
     asset_name: str = ""
     asset_version: str = ""
+    #: Keep it although the facilitator cannot be reached; on EVM networks alone.
+    unchecked: bool = False
 
 
 class TermsDetail(msgspec.Struct, frozen=True, kw_only=True):

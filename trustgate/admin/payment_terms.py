@@ -6,6 +6,7 @@ Owns who settles where an operator does not say (``_facilitator_for``).
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -21,7 +22,7 @@ from trustgate.admin.money import (
     PaymentTermsList,
     TermsDetail,
 )
-from trustgate.errors import Conflict, InvalidRequest, NotFound
+from trustgate.errors import Conflict, FacilitatorUnavailable, InvalidRequest, NotFound
 from trustgate.ids import now_us
 from trustgate.models.pricing import FREE, NOT_PRICED
 from trustgate.payment.facilitators.auth import is_cdp
@@ -76,7 +77,9 @@ async def payment_set(context: AdminContext, command: PaymentSet) -> TermsDetail
         )
     notes = []
     for wanted in command.offers:
-        offer = await _checked(context, wanted)
+        offer, note = await _checked(context, wanted)
+        if note:
+            notes.append(note)
         if any(old.network == offer.network and old.flow == "upfront" for old in terms.offers):
             offer = _with_flow(offer, "upfront")
         terms = replace(terms, offers=_with(terms.offers, offer))
@@ -99,6 +102,9 @@ async def payment_set(context: AdminContext, command: PaymentSet) -> TermsDetail
 
 async def payment_off(context: AdminContext, command: PaymentOff) -> TermsDetail:
     tenant = living(context, command.tenant)
+    if command.network is None and context.directory.terms(tenant.id) is None:
+        unset = PaymentTerms(tenant_id=tenant.id, mode="off", created_us=now_us())
+        return await _detail(context, tenant, unset, "Payment was never switched on: there is nothing to change.")
     terms = _terms(context, tenant)
     if command.network is None:
         terms = replace(terms, mode="off")
@@ -163,8 +169,11 @@ def _terms(context: AdminContext, tenant: Tenant) -> PaymentTerms:
     return terms
 
 
-async def _checked(context: AdminContext, wanted: OfferWanted) -> Offer:
-    """Refused here, while the operator can still correct it, not when a customer pays."""
+async def _checked(context: AdminContext, wanted: OfferWanted) -> tuple[Offer, str]:
+    """Returns the offer, and what of it could not be checked; "" for nothing.
+
+    What is wrong is refused here, while the operator can still correct it, not when a customer pays.
+    """
     from trustgate.payment.offers import OfferSpec, make_offer
 
     payment_service = await context.books.payment_service()
@@ -179,7 +188,17 @@ async def _checked(context: AdminContext, wanted: OfferWanted) -> Offer:
         name=wanted.asset_name,
         version=wanted.asset_version,
     )
-    return await make_offer(spec, payment_service.facilitators, payment_service.nodes)
+    make = partial(make_offer, facilitators=payment_service.facilitators, nodes=payment_service.nodes)
+    try:
+        return await make(spec), ""
+    except FacilitatorUnavailable as error:
+        if not wanted.unchecked:
+            keep = "" if is_solana(network) else " To save the offer all the same: --unchecked."
+            error.hint = f"{error.hint or ''}{keep} To try payments without a network: examples/agent".strip()
+            raise
+        offer = await make(spec._replace(asks_facilitator=False))
+        where = network_name(network)
+        return offer, f"{error.message} Whether it settles on {where} was not checked: trustgate doctor asks it."
 
 
 def _facilitator_for(settings: Settings, network: str) -> str:

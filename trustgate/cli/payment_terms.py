@@ -78,6 +78,13 @@ FacilitatorOption = Annotated[
         "there is a key for it, else on test networks https://x402.org/facilitator]",
     ),
 ]
+UncheckedOption = Annotated[
+    bool,
+    typer.Option(
+        "--unchecked",
+        help="Save an offer on an EVM network although its facilitator cannot be reached now; doctor asks it later.",
+    ),
+]
 PriceOption = Annotated[
     Maybe | None,
     typer.Option(
@@ -125,6 +132,7 @@ def set_(
     pay_to: PayToOption = None,
     asset: AssetOption = None,
     facilitator: FacilitatorOption = None,
+    unchecked: UncheckedOption = False,
     price: PriceOption = None,
     top_up: TopUpOption = None,
     flow: FlowOption = None,
@@ -140,7 +148,7 @@ def set_(
     given stays as it is; so do offers on other networks. With --mode prepaid and no network at all, it draws on the
     credit that you add: trustgate tenant credit TENANT --add USD.
     """
-    given = {"decimals": decimals, "asset_name": asset_name, "asset_version": asset_version}
+    given = {"decimals": decimals, "asset_name": asset_name, "asset_version": asset_version, "unchecked": unchecked}
     offers = tuple(msgspec.structs.replace(offer, **given) for offer in _offers(network, pay_to, asset, facilitator))
     command = PaymentSet(
         tenant=tenant,
