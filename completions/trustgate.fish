@@ -175,7 +175,7 @@ complete -c trustgate -n '__trustgate_in \'trustgate version\'' -l help -s h -d 
 complete -c trustgate -n '__trustgate_in \'trustgate version\'' -l json -d 'Print one JSON document, nothing else'
 complete -c trustgate -n '__trustgate_in \'trustgate tenant\'' -a 'add' -d 'Add a tenant with its first key'
 complete -c trustgate -n '__trustgate_in \'trustgate tenant\'' -a 'list' -d 'List the tenants'
-complete -c trustgate -n '__trustgate_in \'trustgate tenant\'' -a 'show' -d 'Show a tenant with its plan and keys'
+complete -c trustgate -n '__trustgate_in \'trustgate tenant\'' -a 'show' -d 'Show a tenant with its keys, and where it stands at its plan\'s limits'
 complete -c trustgate -n '__trustgate_in \'trustgate tenant\'' -a 'set' -d 'Rename a tenant, move it to another plan, or change what it is billed, from the next request on'
 complete -c trustgate -n '__trustgate_in \'trustgate tenant\'' -a 'suspend' -d 'Refuse a tenant\'s requests'
 complete -c trustgate -n '__trustgate_in \'trustgate tenant\'' -a 'resume' -d 'Serve a suspended tenant again'

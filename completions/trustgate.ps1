@@ -42,7 +42,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate tenant' = @(
             'add|Add a tenant with its first key',
             'list|List the tenants',
-            'show|Show a tenant with its plan and keys',
+            'show|Show a tenant with its keys, and where it stands at its plan''s limits',
             'set|Rename a tenant, move it to another plan, or change what it is billed, from the next request on',
             'suspend|Refuse a tenant''s requests',
             'resume|Serve a suspended tenant again',

@@ -301,14 +301,22 @@ class Directory:
 
     def key(self, ref: str) -> ApiKey:
         """Returns the key of this id, of this secret's hash (``access.keys.reference``), or with this redacted form
-        where only one has it. Raises ``NotFound``.
+        or this name where only one has it; of names, keys that are not revoked count. Raises ``NotFound``.
         """
         if ref.startswith(HASH_PREFIX):
             return self._key_of_hash(ref.removeprefix(HASH_PREFIX))
         key = self._keys.get(ref)
         if key is None:
             alike = [key for key in self._keys.values() if key.redacted == ref]
-            if len(alike) != 1:
+            if not alike:
+                alike = [key for key in self._keys.values() if key.name == ref and key.revoked_us is None]
+            if len(alike) > 1:
+                raise NotFound(
+                    f"{len(alike)} keys are called {ref!r}: name one by its id.",
+                    hint="trustgate key list",
+                    code="key_not_found",
+                )
+            if not alike:
                 raise NotFound(f"There is no key {ref!r}.", hint="trustgate key list", code="key_not_found")
             key = alike[0]
         return key

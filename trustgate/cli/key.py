@@ -49,7 +49,7 @@ KeyArgument = Annotated[
     typer.Argument(
         metavar="KEY",
         parser=_reference,
-        help="The key's id, its shortened form (tgk_Ab12…9xYz), or its whole secret.",
+        help="The key's id, its shortened form (tgk_Ab12…9xYz), its whole secret, or its name where only one has it.",
     ),
 ]
 
