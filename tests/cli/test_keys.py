@@ -103,6 +103,18 @@ def test_a_key_is_found_by_its_whole_secret_which_is_never_repeated(either_home:
     assert secret not in unknown.stderr
 
 
+def test_a_key_is_found_by_a_name_that_it_alone_has(either_home: Gateway) -> None:
+    key = _key(either_home, "naming", "--name", "nightly")
+    assert either_home.cli_json("key", "show", "nightly")["key"]["id"] == key["id"]
+    either_home.cli("key", "rotate", "nightly", "--grace", "1h")
+    two = either_home.cli("key", "revoke", "nightly", check=False)
+    assert (two.returncode, "2 keys are called 'nightly'" in two.stderr) == (4, True)
+    either_home.cli("key", "revoke", key["id"])
+    assert either_home.cli_json("key", "revoke", "nightly")["key"]["revoked_us"] is not None
+    none = either_home.cli("key", "show", "nightly", check=False)
+    assert (none.returncode, "There is no key 'nightly'" in none.stderr) == (4, True)
+
+
 def test_a_plan_like_another_differs_only_in_what_is_given(either_home: Gateway) -> None:
     model = either_home.cli_json(
         *("plan", "add", "model", "--requests-per-day", "7", "--usd-per-day", "5", "--models", "a"),
@@ -145,3 +157,25 @@ def test_a_change_holds_from_the_next_request_with_the_same_secret(make_gateway:
     assert ask().status_code == 403
     gateway.cli("key", "set", key["id"], "--models", "trustgate/*")
     assert ask().status_code == 200
+
+    limits = (
+        "--requests-per-day",
+        "none",
+        "--requests-per-month",
+        "9",
+        "--tokens-per-month",
+        "5",
+        "--usd-per-month",
+        "3",
+    )
+    gateway.cli("plan", "set", "pro", *limits)
+    shown = gateway.cli_json("tenant", "show", "app")["limits"]
+    spent = gateway.cli_json("usage", "--by", "tenant")["usage"][0]
+    tokens = spent["prompt_tokens"] + spent["completion_tokens"]
+    assert [(each["unit"], each["limit"], each["used"], each["left"]) for each in shown] == [
+        ("requests", 9, 3, 6),
+        ("tokens", 5, tokens, 0),
+        ("cost_nano_usd", 3_000_000_000, 0, 3_000_000_000),
+    ]
+    said = " ".join(gateway.cli("tenant", "show", "app").stdout.split())
+    assert "9 requests a month 3 requests 6 requests" in said

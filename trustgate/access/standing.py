@@ -11,7 +11,8 @@ from typing import Any
 from trustgate.access.quota import Windows
 from trustgate.types import Limits
 
-_UNITS = ("requests", "tokens", "cost_nano_usd")
+#: What limits of windows are in.
+UNITS = ("requests", "tokens", "cost_nano_usd")
 
 
 def limit_cards(owner: str, limits: Limits, used: Mapping[str, Mapping[str, int]], at_us: int) -> list[dict[str, Any]]:
@@ -26,7 +27,7 @@ def limit_cards(owner: str, limits: Limits, used: Mapping[str, Mapping[str, int]
     ends = dict(zip(("minute", "day", "month"), Windows.at(at_us).ends, strict=True))
     cards = []
     for window, until_us in ends.items():
-        for unit in _UNITS:
+        for unit in UNITS:
             most = getattr(limits, f"{unit}_per_{window}")
             if most is not None:
                 so_far = used[window][unit]

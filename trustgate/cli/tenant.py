@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
+from trustgate.access.quota import Windows
+from trustgate.access.standing import UNITS, limit_cards
 from trustgate.admin.commands import (
     Admin,
     Status,
@@ -20,6 +23,7 @@ from trustgate.admin.commands import (
     TenantShow,
     TenantSuspend,
     TenantWithKey,
+    UsageShow,
 )
 from trustgate.admin.money import BalanceChange, TenantCredit
 from trustgate.cli import render, values
@@ -29,6 +33,7 @@ from trustgate.cli.key import SecretOnlyOption, key_rows, secret_document, show_
 from trustgate.cli.repeating import repeatable, repeated_note
 from trustgate.cli.values import Maybe
 from trustgate.errors import InvalidRequest
+from trustgate.ids import now_us
 from trustgate.types import PaymentTerms, Tenant
 
 app = typer.Typer(help="Tenants: the users of the gateway, each with keys and a plan.", no_args_is_help=True)
@@ -123,17 +128,64 @@ def list_(
 
 @app.command("show")
 def show(context: typer.Context, tenant: TenantArgument, json: JsonOption = False) -> None:
-    """Show a tenant with its plan and keys."""
-    _show_detail(execute(context, TenantShow(tenant=tenant)), json)
+    """Show a tenant with its keys, and where it stands at its plan's limits.
+
+    What running requests hold is not among what is used. Budgets: trustgate budget TENANT.
+    """
+
+    async def work(admin: Admin) -> tuple[TenantDetail, list[dict[str, Any]]]:
+        detail = await admin.execute(TenantShow(tenant=tenant))
+        return detail, await _standing(admin, detail)
+
+    _show_detail(*with_admin(context, work), json)
 
 
-def _show_detail(detail: TenantDetail, json: bool) -> None:
+async def _standing(admin: Admin, detail: TenantDetail) -> list[dict[str, Any]]:
+    """Returns what the receipts of the running windows have of each limit of the plan."""
+    at_us = now_us()
+    used: dict[str, dict[str, int]] = {}
+    limits = detail.plan.limits
+    for window, since_us in zip(("minute", "day", "month"), Windows.at(at_us).starts, strict=True):
+        is_limited = any(getattr(limits, f"{unit}_per_{window}") is not None for unit in UNITS)
+        asked = UsageShow(by="tenant", tenant=detail.tenant.id, since_us=since_us)
+        rows = await admin.execute(asked) if is_limited else ()
+        used[window] = {
+            "requests": sum(row.requests for row in rows),
+            "tokens": sum(row.prompt_tokens + row.completion_tokens for row in rows),
+            "cost_nano_usd": sum(row.billed_nano_usd for row in rows),
+        }
+    return limit_cards("plan", limits, used, at_us)
+
+
+def _show_detail(detail: TenantDetail, standing: Sequence[Mapping[str, Any]] | None, json: bool) -> None:
     if json:
-        render.document({"tenant": detail.tenant, "plan": detail.plan, "keys": detail.keys, "terms": detail.terms})
+        members = {"tenant": detail.tenant, "plan": detail.plan, "keys": detail.keys, "terms": detail.terms}
+        render.document(members if standing is None else {**members, "limits": standing})
         return
     _card(detail.tenant, detail.terms)
+    if standing:
+        render.say("")
+        render.table(
+            ["Limit of the plan", *map(render.right, ("Used", "Left")), "Resets (UTC)"],
+            [
+                (
+                    f"{_amount(each, 'limit')} a {each['window']}",
+                    _amount(each, "used"),
+                    render.Styled(_amount(each, "left"), "" if each["left"] else "bold red"),
+                    render.instant(each["resets_us"]),
+                )
+                for each in standing
+            ],
+            empty="",
+        )
     render.say("")
     render.table(*key_rows(detail.keys), empty="It has no key: trustgate key create TENANT")
+
+
+def _amount(standing: Mapping[str, Any], member: str) -> str:
+    if standing["unit"] == "cost_nano_usd":
+        return render.usd(standing[member])
+    return f"{render.number(standing[member])} {standing['unit']}"
 
 
 @app.command("set")
@@ -225,7 +277,7 @@ def restore(
     json: JsonOption = False,
 ) -> None:
     """Undo a removal: the tenant, the keys that died with it, its limits and its balance are there again."""
-    _show_detail(execute(context, TenantRestore(tenant=tenant, name=name, plan=plan)), json)
+    _show_detail(execute(context, TenantRestore(tenant=tenant, name=name, plan=plan)), None, json)
 
 
 @app.command("credit")

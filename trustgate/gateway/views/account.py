@@ -18,13 +18,13 @@ from trustgate.access.budgets import Budgets, Drawer, hides_figures
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.plans import allows_model
 from trustgate.access.quota import Quota
+from trustgate.access.standing import limit_cards
 from trustgate.errors import InvalidRequest, NotFound, TrustGateError
 from trustgate.gateway.api.dialects import ANTHROPIC, OPENAI, is_anthropics
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.identity import identify
 from trustgate.gateway.views.keys import key_card
 from trustgate.gateway.views.models import anthropic_model, anthropic_models
-from trustgate.gateway.views.standing import limit_cards
 from trustgate.http.sending import send_body, send_error, send_json
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.models.catalog import Catalog, Resolved
