@@ -31,7 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "trustgate"
 #: Names the folder to the processes of the tests.
 VARIABLE = "TRUSTGATE_TEST_LINES"
-_REACHED = "reached"
+#: The file of a folder that has the points' bytes.
+REACHED = "reached"
 _DATA = "data"
 #: A file of site-packages whose one line Python runs as it starts: it does nothing without the variable.
 _HOOK = "trustgate_test_lines.pth"
@@ -83,7 +84,7 @@ class Point(NamedTuple):
     is_skip: bool = False
 
 
-class _Module:
+class Module:
     """A module's tree with a store before each statement; the points, in the order of their bytes."""
 
     def __init__(self, source: str, first: int) -> None:
@@ -163,12 +164,12 @@ def _stays_first(statement: ast.stmt) -> bool:
     return False
 
 
-def _modules(package: Path) -> Iterator[tuple[Path, str, _Module]]:
+def modules(package: Path) -> Iterator[tuple[Path, str, Module]]:
     """Yields each file of the program with its text and its points, always in the same order."""
     first = 0
     for path in sorted(package.rglob("*.py")):
         source = path.read_text()
-        module = _Module(source, first)
+        module = Module(source, first)
         first += len(module.points)
         yield path, source, module
 
@@ -178,11 +179,11 @@ def prepare(folder: Path, package: Path = PACKAGE) -> None:
     code = folder / "code"
     code.mkdir(parents=True)
     count = 0
-    for path, _, module in _modules(package):
+    for path, _, module in modules(package):
         compiled = compile(module.tree, str(path), "exec", dont_inherit=True)
         (code / str(path.relative_to(package)).replace("/", ".")).write_bytes(marshal.dumps(compiled))
         count += len(module.points)
-    (folder / _REACHED).write_bytes(bytes(count))
+    (folder / REACHED).write_bytes(bytes(count))
     (folder / "start.py").write_text(f"folder, package = {str(folder)!r}, {f'{package}/'!r}\n{_START}")
 
 
@@ -198,9 +199,9 @@ def gather(folder: Path, package: Path = PACKAGE) -> None:
     from coverage import CoverageData
     from coverage.parser import PythonParser
 
-    reached = iter((folder / _REACHED).read_bytes())
+    reached = iter((folder / REACHED).read_bytes())
     taken = {}
-    for path, source, module in _modules(package):
+    for path, source, module in modules(package):
         lines: set[int] = set()
         skipped: set[int] = set()
         for point, is_reached in zip(module.points, reached, strict=False):

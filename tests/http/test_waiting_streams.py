@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 
+import h2.events
 import pytest
 
 from tests.http.serving import PATIENCE_S, App, Server, serving
@@ -15,6 +16,8 @@ from tests.http.test_refusals import BODY, Full, judged, never
 from tests.support.processes import wait_until
 from trustgate.http import refusals, waiting_streams
 from trustgate.http.http2 import Http2
+from trustgate.http.parser import RequestHead
+from trustgate.http.waiting_streams import WaitingStream, WaitingStreams
 
 _REFUSED = b'{"no": "room"}'
 
@@ -153,3 +156,107 @@ def test_one_that_comes_again_at_once_waits_for_longer_and_no_other_client_with_
     full.room = 1
     client.read_until_ended(again)
     assert status(client, again) == 200
+
+
+class Waits:
+    """The waiting streams of a connection without one, in the test's own loop."""
+
+    def __init__(self) -> None:
+        self.full = Full()
+        self.refusals = refusals.Refusals(asyncio.get_running_loop(), self.full)
+        #: What was decided, by stream.
+        self.decided: dict[int, object] = {}
+        self.streams = WaitingStreams(self.full, self.refusals, self._decided)
+
+    def _decided(self, stream: WaitingStream, reason: object) -> None:
+        self.decided[stream.stream_id] = reason
+        self.streams.over(stream)
+
+    def begin(self, stream: int, *headers: tuple[bytes, bytes]) -> None:
+        """A request that has to wait."""
+        head = RequestHead("POST", b"/v1/x", "2")
+        head.headers = list(headers)
+        assert not self.streams.judge(h2.events.RequestReceived(stream_id=stream, headers=[]), head)
+
+    def data(self, stream: int, size: int) -> bool:
+        event = h2.events.DataReceived(stream_id=stream, data=b"y" * size, flow_controlled_length=size)
+        return self.streams.take(event)
+
+    async def turn(self) -> None:
+        """What the loop has to do by now is done."""
+        await asyncio.sleep(0)
+
+    def how_many_come_at_once(self) -> int:
+        return len(self.refusals.queues[""].lines[True])
+
+
+def in_a_loop(check: Callable[[Waits], Coroutine[None, None, None]], monkeypatch: pytest.MonkeyPatch) -> None:
+    never(monkeypatch)
+
+    async def run() -> None:
+        waits = Waits()
+        await check(waits)
+        waits.refusals.clear()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("space", "fits"), [(0, True), (-1, False)])
+def test_its_head_and_its_data_count_towards_what_may_wait(
+    monkeypatch: pytest.MonkeyPatch, space: int, fits: bool
+) -> None:
+    async def check(waits: Waits) -> None:
+        size = waiting_streams._HEAD_BYTES + len(b"x-aa" + b"bbb") + len(b"y" + b"z")
+        monkeypatch.setattr(refusals, "MAX_HELD_BYTES", size + space)
+        waits.begin(1, (b"x-aa", b"bbb"), (b"y", b"z"))
+        assert waits.refusals.waiting == fits
+        if not fits:
+            await waits.turn()
+            assert waits.decided == {1: "full"}
+            return
+        monkeypatch.setattr(refusals, "MAX_HELD_BYTES", size + 100)
+        assert waits.data(1, 100) and waits.refusals.waiting == 1
+        waits.begin(3)
+        await waits.turn()
+        assert waits.decided == {3: "full"}, "the data have taken the space"
+        assert waits.data(1, 1)
+        await waits.turn()
+        assert waits.decided == {3: "full", 1: "full"}
+
+    in_a_loop(check, monkeypatch)
+
+
+def test_it_keeps_the_events_of_its_own_stream_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(waits: Waits) -> None:
+        waits.begin(1)
+        waits.begin(3)
+        assert waits.data(1, 10) and waits.data(3, 10) and not waits.data(5, 10)
+        assert not waits.streams.take(h2.events.WindowUpdated(stream_id=0, delta=1)), "the connection's"
+        assert not waits.streams.take(h2.events.PingReceived(ping_data=b"12345678"))
+        waits.streams.refuse()
+        assert waits.decided == {1: "full", 3: "full"}
+        assert not waits.data(1, 10)
+        waits.begin(5)
+        waits.streams.clear()
+        assert (waits.refusals.waiting, waits.data(5, 10)) == (0, False), "its connection has gone"
+
+    in_a_loop(check, monkeypatch)
+
+
+def test_it_is_recognised_whatever_its_bodys_length_is_among_the_last_that_were_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiting_streams, "AT_ONCE_S", 3600.0)
+    kept = waiting_streams._MOST_REFUSED
+
+    async def check(waits: Waits) -> None:
+        for number in range(kept + 1):
+            waits.begin(2 * number + 1, (b"x-number", b"%d" % number), (b"content-length", b"1"))
+        waits.streams.refuse()
+        for number in range(kept + 1):
+            waits.begin(1001 + 2 * number, (b"x-number", b"%d" % number), (b"content-length", b"2"))
+        assert waits.how_many_come_at_once() == kept, "the first one is forgotten"
+        waits.begin(5001, (b"x-number", b"1"), (b"x-other", b"1"))
+        assert waits.how_many_come_at_once() == kept
+
+    in_a_loop(check, monkeypatch)

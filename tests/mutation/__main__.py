@@ -4,10 +4,12 @@
     … -m tests.mutation --sample 0               all of them (hours)
     … -m tests.mutation --only access/quota.py   one file
     … -m tests.mutation --seed 7 --jobs 4 --list
+    … -m tests.mutation --records FILE           keep what the tests reach, for the next run
 
-Each mutant is one small change (``mutants``) in a copy of the checkout, in which the tests named for its file run until
-one fails. Prints a line for each survivor and a table; the exit code is 0 whatever survives: a survivor is a question
-(is a test missing, or does the change make no difference?), not a failure. 2: the tests fail without any mutant.
+Each mutant is one small change (``mutants``) in a copy of the checkout. Of the tests named for its file those that
+reach its statement (``reach``) run, the quickest first, until one fails. Prints a line for each survivor and a table;
+the exit code is 0 whatever survives: a survivor is a question (is a test missing, or does the change make no
+difference?), not a failure. 2: the tests fail without any mutant.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple, Self
 
+from tests import lines
 from tests.environments import ROOT
+from tests.mutation import reach
 from tests.mutation.mutants import Mutant, mutants_of
 
 _METERING = (
@@ -88,6 +92,16 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/cluster/test_books.py",
         "tests/cluster/test_books_faults.py",
     ),
+    "cluster/linked_receipts.py": (
+        "tests/cluster/test_batches.py",
+        "tests/cluster/test_books.py",
+        "tests/cluster/test_sequencer.py",
+    ),
+    "cluster/row_states.py": (
+        "tests/cluster/test_batches.py",
+        "tests/cluster/test_books.py",
+        "tests/cluster/test_against_model.py",
+    ),
     "cluster/drafts.py": ("tests/cluster/test_drafts.py", "tests/cluster/test_sequencer.py"),
     "payment/balance.py": ("tests/payment/test_balance.py", "tests/payment/test_cashier.py"),
     "payment/cashier.py": ("tests/payment/test_cashier.py", "tests/payment/test_money.py"),
@@ -145,6 +159,11 @@ TESTS: dict[str, tuple[str, ...]] = {
     "gateway/path/shedding.py": ("tests/gateway/test_shedding.py", "tests/gateway/test_fairness.py"),
     "gateway/path/work_holds.py": ("tests/gateway/test_batch_limits.py",),
     "gateway/path/shared_keeping.py": ("tests/cluster/test_several_books.py",),
+    "gateway/path/batch_lines.py": ("tests/gateway/test_batches.py", "tests/gateway/test_batch_limits.py"),
+    "gateway/api/batch_files.py": ("tests/gateway/test_batches.py", "tests/gateway/test_batch_limits.py"),
+    "server/keeping.py": ("tests/gateway/test_log.py", "tests/gateway/test_stops.py"),
+    "server/overseer.py": ("tests/gateway/test_stops.py",),
+    "server/stopping.py": ("tests/gateway/test_stops.py",),
     "gateway/path/relay.py": (
         "tests/gateway/test_order.py",
         "tests/gateway/test_path.py",
@@ -155,24 +174,28 @@ TESTS: dict[str, tuple[str, ...]] = {
     "http/parser.py": ("tests/http/test_parser.py", "tests/http/test_smuggling.py"),
     "http/exchange.py": ("tests/http/test_connection.py", "tests/http/test_smuggling.py"),
     "http/http1.py": ("tests/http/test_connection.py", "tests/http/test_smuggling.py"),
+    "http/http2.py": ("tests/http/test_http2.py", "tests/http/test_ending.py", "tests/http/test_waiting_streams.py"),
     "http/accepting.py": ("tests/http/test_accepting.py",),
     "http/refusals.py": ("tests/http/test_refusals.py", "tests/http/test_waiting.py"),
     "http/waiting_streams.py": ("tests/http/test_waiting_streams.py",),
     "http/starts.py": ("tests/http/test_accepting.py",),
 }
 _COPIED = ("trustgate", "tests", "examples", "completions", "README.md", "pyproject.toml", ".ci", "LICENSE")
-#: How long the tests may take without a mutant, seconds; with one: so many times as long as that, and a little more.
+#: How long a file of tests may take without a mutant, seconds; with one: so many times as long as those that are run
+#: took, and a little more.
 _TIMEOUT_S = 600.0
 _TIMES_AS_LONG = 4
 _MORE_S = 20.0
 #: By pytest's exit code; None: they did not end in time.
 _OUTCOMES = {0: "survived", None: "timeout"}
+_SURVIVED = ("survived", "unreached")
 
 
 class Result(NamedTuple):
     file: str
     mutant: Mutant
-    #: ``killed`` by a failing test, ``timeout`` (killed too: the tests do not end), ``survived``.
+    #: ``killed`` by a failing test, ``timeout`` (killed too: the tests do not end), ``survived``, ``unreached``
+    #: (survived too: no test comes to it).
     outcome: str
     seconds: float
 
@@ -189,12 +212,12 @@ def main(arguments: Sequence[str]) -> int:
         copies: SimpleQueue[_Copy] = SimpleQueue()
         for number in range(options.jobs):
             copies.put(running.enter_context(_Copy(Path(temporary, str(number)))))
-        unchanged_s = _pass_unchanged(copies, sorted({file for file, _ in chosen}))
-        if unchanged_s is None:
+        records = options.records or Path(temporary, "records")
+        if not _record(copies, options.jobs, sorted({file for file, _ in chosen}), records):
             return 2
-        timeout_s = _TIMES_AS_LONG * unchanged_s + _MORE_S
+        tests = _Tests(records, {file for file, _ in chosen}, options.most_s)
         with ThreadPoolExecutor(options.jobs) as pool:
-            results = list(pool.map(lambda one: _try(copies, one[0], one[1], timeout_s), chosen))
+            results = list(pool.map(lambda one: _try(copies, tests, one[0], one[1]), chosen))
     _report(results)
     return 0
 
@@ -207,6 +230,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--sample", type=int, default=12, help="how many mutants of each file; 0: all (default: 12)")
     parser.add_argument("--seed", type=int, default=1, help="chooses the sample")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
+    parser.add_argument("--records", type=Path, help="a file for what the tests reach; those in it are not run for it")
+    parser.add_argument("--most-s", type=float, default=60.0, help="how long a mutant's tests may take (default: 60)")
     parser.add_argument("--list", action="store_true", help="print the mutants, run nothing")
     return parser.parse_args(arguments)
 
@@ -250,41 +275,82 @@ class _Copy:
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def run(self, tests: Sequence[str], timeout_s: float) -> tuple[str, str]:
-        """Returns the outcome of the tests, as in ``Result``, and the end of their output."""
+    def run(self, tests: Sequence[str], timeout_s: float, records: Path | None = None) -> tuple[str, str]:
+        """Returns the outcome of the tests, as in ``Result``, and the end of their output.
+
+        With ``records`` what they reach is written there.
+        """
+        folder = None if records is None else self._lines()
+        order = {"tests": tests, "timeout_s": timeout_s, "lines": folder, "records": records}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"tests": tests, "timeout_s": timeout_s}) + "\n")
+        self._process.stdin.write(json.dumps(order, default=str) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
         return _OUTCOMES.get(answer["code"], "killed"), answer["output"]
 
-
-def _pass_unchanged(copies: SimpleQueue[_Copy], files: list[str]) -> float | None:
-    """Returns how long the tests of these files take, seconds; None where one fails."""
-    copy, started = copies.get(), time.monotonic()
-    outcome, output = copy.run(sorted({test for file in files for test in TESTS[file]}), _TIMEOUT_S)
-    copies.put(copy)
-    if outcome != "survived":
-        print(f"the tests fail without any mutant:\n{output}", file=sys.stderr)
-        return None
-    return time.monotonic() - started
+    def _lines(self) -> Path:
+        folder = self.folder.with_name(f"{self.folder.name}-lines")
+        if not folder.exists():
+            lines.prepare(folder, self.folder / "trustgate")
+            lines.hook()
+        return folder
 
 
-def _try(copies: SimpleQueue[_Copy], file: str, mutant: Mutant, timeout_s: float) -> Result:
-    copy = copies.get()
-    path = copy.folder / "trustgate" / file
-    source = path.read_text()
-    started = time.monotonic()
-    try:
-        path.write_text(mutant.apply(source))
-        outcome, _ = copy.run(TESTS[file], timeout_s)
-    finally:
-        path.write_text(source)
+class _Tests:
+    """Which tests reach which mutant."""
+
+    def __init__(self, records: Path, files: set[str], most_s: float) -> None:
+        self._reaches = reach.read(records)
+        self._points = reach.points_of_lines(ROOT / "trustgate", files)
+        self._most_s = most_s
+
+    def of(self, file: str, mutant: Mutant) -> list[reach.Reach]:
+        """Of the tests named for the file those that reach the mutant, the quickest first."""
+        named = [one for one in self._reaches if one.file in TESTS[file]]
+        return reach.choose(named, self._points[file].get(mutant.line, frozenset()), self._most_s)
+
+
+def _record(copies: SimpleQueue[_Copy], jobs: int, files: list[str], records: Path) -> bool:
+    """Record what the tests of these files reach, where it is not known. False: one of them fails."""
+    known = {one.file for one in reach.read(records)}
+    wanted = sorted({test for file in files for test in TESTS[file]} - known)
+
+    def record(test: str) -> bool:
+        copy = copies.get()
+        own = copy.folder.with_name(f"{copy.folder.name}-records")
+        own.unlink(missing_ok=True)
+        outcome, output = copy.run([test], _TIMEOUT_S, own)
+        if outcome == "survived":
+            with records.open("a") as file:
+                file.write(own.read_text())
+        else:
+            print(f"the tests fail without any mutant:\n{output}", file=sys.stderr)
         copies.put(copy)
+        return outcome == "survived"
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return all(list(pool.map(record, wanted)))
+
+
+def _try(copies: SimpleQueue[_Copy], tests: _Tests, file: str, mutant: Mutant) -> Result:
+    chosen = tests.of(file, mutant)
+    started = time.monotonic()
+    outcome = "unreached"
+    if chosen:
+        copy = copies.get()
+        path = copy.folder / "trustgate" / file
+        source = path.read_text()
+        timeout_s = _TIMES_AS_LONG * sum(one.seconds for one in chosen) + _MORE_S
+        try:
+            path.write_text(mutant.apply(source))
+            outcome, _ = copy.run([one.test for one in chosen], timeout_s)
+        finally:
+            path.write_text(source)
+            copies.put(copy)
     result = Result(file, mutant, outcome, time.monotonic() - started)
-    if outcome == "survived":
-        print(f"SURVIVED  {_line(file, mutant)}", flush=True)
+    if outcome in _SURVIVED:
+        print(f"{outcome.upper():9}  {_line(file, mutant)}  ({len(chosen)} tests)", flush=True)
     return result
 
 
@@ -301,7 +367,7 @@ def _report(results: Sequence[Result]) -> None:
 
 
 def _row(name: str, results: Sequence[Result]) -> None:
-    survived = sum(result.outcome == "survived" for result in results)
+    survived = sum(result.outcome in _SURVIVED for result in results)
     seconds = sum(result.seconds for result in results)
     print(f"{name:32} {len(results):8} {len(results) - survived:7} {survived:9} {seconds:8.0f}")
 

@@ -1,9 +1,10 @@
 """``python -m tests.mutation.forked``: runs tests in a fork of itself, which has the libraries imported already.
 
-A line of JSON on the standard input names the tests and how long they may take (``tests``, ``timeout_s``), one on the
-standard output what came of them: ``code``, pytest's exit code (null: they did not end in time), and the end of their
-``output``. More than half a mutant's time would be imports: the libraries are imported once, the checkout's own modules
-anew in every fork, from the current folder.
+A line of JSON on the standard input names the tests and how long they may take (``tests``, ``timeout_s``), and where
+what they reach is recorded (``lines``, a folder of ``tests.lines``, and ``records``; null: it is not). One on the
+standard output has what came of them: ``code``, pytest's exit code (null: they did not end in time), and the end of
+their ``output``. More than half a mutant's time would be imports: the libraries are imported once, the checkout's own
+modules anew in every fork, from the current folder.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Sequence
-from typing import IO
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from hypothesis import Phase, settings
@@ -39,7 +41,7 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         with tempfile.TemporaryFile() as output:
-            code = _run(order["tests"], order["timeout_s"], output)
+            code = _run(order, output)
             output.seek(0)
             text = output.read().decode(errors="replace")
         print(json.dumps({"code": code, "output": text[-4000:]}), flush=True)
@@ -52,8 +54,8 @@ def _import_libraries() -> None:
         del sys.modules[name]
 
 
-def _run(tests: Sequence[str], timeout_s: float, output: IO[bytes]) -> int | None:
-    """Returns pytest's exit code; None: it had not ended after ``timeout_s``."""
+def _run(order: Mapping[str, Any], output: IO[bytes]) -> int | None:
+    """Returns pytest's exit code; None: it had not ended in time."""
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -62,7 +64,7 @@ def _run(tests: Sequence[str], timeout_s: float, output: IO[bytes]) -> int | Non
         os.dup2(output.fileno(), 2)
         code = 1
         try:
-            code = int(pytest.main([*_ARGUMENTS, *tests]))
+            code = int(pytest.main([*_ARGUMENTS, *order["tests"]], plugins=_plugins(order)))
         except:
             traceback.print_exc()
             raise
@@ -76,7 +78,7 @@ def _run(tests: Sequence[str], timeout_s: float, output: IO[bytes]) -> int | Non
         late.set()
         os.killpg(child, signal.SIGKILL)
 
-    timer = threading.Timer(timeout_s, end)
+    timer = threading.Timer(order["timeout_s"], end)
     timer.start()
     _, status = os.waitpid(child, 0)
     timer.cancel()
@@ -84,6 +86,18 @@ def _run(tests: Sequence[str], timeout_s: float, output: IO[bytes]) -> int | Non
         # What its tests started and left running.
         os.killpg(child, signal.SIGKILL)
     return None if late.is_set() else os.waitstatus_to_exitcode(status)
+
+
+def _plugins(order: Mapping[str, Any]) -> list[object]:
+    if order["lines"] is None:
+        return []
+    from tests import lines
+    from tests.mutation.reach import Recorder
+
+    folder = Path(order["lines"])
+    os.environ[lines.VARIABLE] = str(folder)
+    exec((folder / "start.py").read_text(), {})
+    return [Recorder(folder, Path(order["records"]))]
 
 
 if __name__ == "__main__":
