@@ -53,7 +53,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "access/plans.py": ("tests/access/test_plans.py", "tests/gateway/test_path.py"),
     "access/directory.py": ("tests/access/test_directory.py", "tests/admin/test_admin.py"),
     "receipts/log.py": ("tests/receipts/test_log.py", "tests/gateway/test_order.py", "tests/gateway/test_log.py"),
-    "receipts/journal.py": ("tests/receipts/test_journal.py",),
+    "receipts/journal.py": ("tests/receipts/test_journal.py", "tests/receipts/test_journal_power.py"),
     "receipts/segment.py": ("tests/receipts/test_journal.py",),
     "receipts/bounds.py": ("tests/receipts/test_bounds.py",),
     "receipts/tree.py": (
@@ -93,11 +93,13 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/cluster/test_books_faults.py",
     ),
     "cluster/linked_receipts.py": (
+        "tests/cluster/test_kept_in_memory.py",
         "tests/cluster/test_batches.py",
         "tests/cluster/test_books.py",
         "tests/cluster/test_sequencer.py",
     ),
     "cluster/row_states.py": (
+        "tests/cluster/test_kept_in_memory.py",
         "tests/cluster/test_batches.py",
         "tests/cluster/test_books.py",
         "tests/cluster/test_against_model.py",
@@ -213,9 +215,11 @@ def main(arguments: Sequence[str]) -> int:
         for number in range(options.jobs):
             copies.put(running.enter_context(_Copy(Path(temporary, str(number)))))
         records = options.records or Path(temporary, "records")
-        if not _record(copies, options.jobs, sorted({file for file, _ in chosen}), records):
+        files = {file for file, _ in chosen}
+        program = reach.program_of(ROOT / "trustgate")
+        if not _record(copies, options.jobs, files, records, program):
             return 2
-        tests = _Tests(records, {file for file, _ in chosen}, options.most_s)
+        tests = _Tests(reach.read(records, program), files, options.most_s)
         with ThreadPoolExecutor(options.jobs) as pool:
             results = list(pool.map(lambda one: _try(copies, tests, one[0], one[1]), chosen))
     _report(results)
@@ -300,8 +304,8 @@ class _Copy:
 class _Tests:
     """Which tests reach which mutant."""
 
-    def __init__(self, records: Path, files: set[str], most_s: float) -> None:
-        self._reaches = reach.read(records)
+    def __init__(self, reaches: list[reach.Reach], files: set[str], most_s: float) -> None:
+        self._reaches = reaches
         self._points = reach.points_of_lines(ROOT / "trustgate", files)
         self._most_s = most_s
 
@@ -311,9 +315,9 @@ class _Tests:
         return reach.choose(named, self._points[file].get(mutant.line, frozenset()), self._most_s)
 
 
-def _record(copies: SimpleQueue[_Copy], jobs: int, files: list[str], records: Path) -> bool:
+def _record(copies: SimpleQueue[_Copy], jobs: int, files: set[str], records: Path, program: str) -> bool:
     """Record what the tests of these files reach, where it is not known. False: one of them fails."""
-    known = {one.file for one in reach.read(records)}
+    known = {one.file for one in reach.read(records, program)}
     wanted = sorted({test for file in files for test in TESTS[file]} - known)
 
     def record(test: str) -> bool:
@@ -322,8 +326,7 @@ def _record(copies: SimpleQueue[_Copy], jobs: int, files: list[str], records: Pa
         own.unlink(missing_ok=True)
         outcome, output = copy.run([test], _TIMEOUT_S, own)
         if outcome == "survived":
-            with records.open("a") as file:
-                file.write(own.read_text())
+            reach.keep(records, own, program)
         else:
             print(f"the tests fail without any mutant:\n{output}", file=sys.stderr)
         copies.put(copy)

@@ -93,7 +93,7 @@ def _is_out_of_sight(node: ast.AST) -> bool:
     if isinstance(node, ast.Expr):
         if isinstance(node.value, ast.Constant):
             return True
-        return ast.unparse(node).startswith(("_logger.", "self._say("))
+        return ast.unparse(node).startswith(("_logger.", "logger.", "self._say("))
     # What an error says is prose; ``zip``'s ``strict`` is an assertion.
     return isinstance(node, ast.keyword) and node.arg in {"hint", "code", "headers", "strict"}
 

@@ -8,6 +8,7 @@ JSON for each test.
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 import time
@@ -54,12 +55,27 @@ class Recorder:
         return result
 
 
-def read(records: Path) -> list[Reach]:
-    """The records of a file; none where it does not exist."""
+def program_of(package: Path) -> str:
+    """What the numbers of the points depend on: a digest of the program's sources."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(b"%s %d " % (str(path.relative_to(package)).encode(), path.stat().st_size) + path.read_bytes())
+    return digest.hexdigest()
+
+
+def keep(records: Path, new: Path, program: str) -> None:
+    """Add a recorder's records to those that are kept. ``program``: whose points they have."""
+    with records.open("a") as file:
+        for line in new.read_text().splitlines():
+            file.write(json.dumps({"program": program, **json.loads(line)}) + "\n")
+
+
+def read(records: Path, program: str) -> list[Reach]:
+    """The records of a program; none where the file does not exist."""
     if not records.exists():
         return []
     found = map(json.loads, records.read_text().splitlines())
-    return [Reach(one["test"], one["seconds"], frozenset(one["points"])) for one in found]
+    return [Reach(one["test"], one["seconds"], frozenset(one["points"])) for one in found if one["program"] == program]
 
 
 def points_of_lines(package: Path, files: Iterable[str]) -> Mapping[str, Mapping[int, frozenset[int]]]:
