@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,15 @@ from tests.support.entries import make_receipt
 from tests.support.postgres import GivenPostgres, Postgres, run_sql
 from tests.support.processes import PATIENCE_S
 from trustgate.access.quota import Ask
+from trustgate.cluster import drafts as drafts_module
 from trustgate.cluster import nodes
 from trustgate.cluster.books import give_back
-from trustgate.cluster.drafts import Drafts
+from trustgate.cluster.drafts import Drafts, home_id, part_from_copy
+from trustgate.cluster.lasting_work import EndedWork, work_key
 from trustgate.cluster.operations import Use
+from trustgate.cluster.rows import DRAFTS, HomeTaken, done_key
+from trustgate.formats.durable import write_durably
+from trustgate.receipts.diverged import has_asides
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
 from trustgate.server.missing_rows import MissingRows
@@ -205,3 +212,99 @@ async def test_a_home_and_its_copy_put_on_record_once_what_both_have_in_their_jo
 
 async def _open(keeper: Bookkeeper, home: Path) -> Drafts:
     return await Drafts.open(keeper.books, keeper.own, home / "journal", home_id=home.name, segment_bytes=SEGMENT_BYTES)
+
+
+def _journaled(home: Path, home_id: str) -> list[Entry]:
+    """What the journal of a home has; no process uses it."""
+    journal = Journal.open(home / "drafts", store_id=home_id, last_seq=0, segment_bytes=SEGMENT_BYTES)
+    entries = list(journal.replay(0))
+    journal.close()
+    return entries
+
+
+async def test_a_home_parts_from_its_copy_once_another_process_has_gone_on_with_that(url: str, tmp_path: Path) -> None:
+    home, copy = tmp_path / "home", tmp_path / "copy"
+    home.mkdir()
+    async with bookkeepers(url, 1) as [keeper], keeper.own.use() as connection:
+
+        async def begin(at: Path) -> Drafts:
+            return await Drafts.open(
+                *(keeper.books, keeper.opening, at / "drafts"),
+                home_id=home_id(at / "drafts"),
+                segment_bytes=SEGMENT_BYTES,
+            )
+
+        assert not await part_from_copy(connection, home / "drafts"), "it is new"
+        own_id = home_id(home / "drafts")
+        assert not await part_from_copy(connection, home / "drafts"), "the database has nothing of it"
+        begun = await begin(home)
+        _ = begun.close(make_receipt(1, tenant="ten_1", tseq=0, tprev=""), bytes(32))
+        begun.journal.close()
+        await begun.check_life(connection)
+        assert not await part_from_copy(connection, home / "drafts"), "its last life is its own"
+        with pytest.MonkeyPatch.context() as killing:
+            killing.setattr(drafts_module, "_begin_life", None)
+            with pytest.raises(TypeError):
+                await begin(home)
+        assert not await part_from_copy(connection, home / "drafts"), "a start was killed before its life began"
+        (await begin(home)).journal.close()
+        assert not await part_from_copy(connection, home / "drafts")
+        with pytest.raises(HomeTaken):
+            await begun.check_life(connection)
+
+        shutil.copytree(home, copy)
+        assert home_id(copy / "drafts") == own_id == home_id(home / "drafts")
+        (await begin(copy)).journal.close()
+        assert not await part_from_copy(connection, copy / "drafts")
+        assert await part_from_copy(connection, home / "drafts")
+        new_id = home_id(home / "drafts")
+        assert new_id != own_id
+        assert {path.name for path in home.iterdir()} >= {"drafts.id"}
+        assert not (home / "drafts").exists() and has_asides(home / "drafts"), "what waits in it is kept"
+        assert not await part_from_copy(connection, home / "drafts"), "it is a home of its own now"
+        (await begin(home)).journal.close()
+        assert not await part_from_copy(connection, home / "drafts")
+        assert _journaled(home, new_id) == []
+        assert len(_journaled(copy, own_id)) == 1
+
+
+async def test_a_life_that_another_process_began_meanwhile_is_not_gone_on_with(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def another_begins(path: Path, content: bytes) -> None:
+        run_sql(url, f"INSERT INTO shared_state (key, state) VALUES ('{key}', '[3, \"life_of_another\"]')")
+        write_durably(path, content)
+
+    key = done_key(tmp_path.name, DRAFTS)
+    monkeypatch.setattr(drafts_module, "write_durably", another_begins)
+    async with bookkeepers(url, 1) as [keeper]:
+        with pytest.raises(HomeTaken, match="begins with this home, or with a copy of it, at the same time"):
+            await _open(keeper, tmp_path)
+        async with keeper.own.use() as connection:
+            assert "life_of_another" in await connection.fetchval("SELECT state::text FROM shared_state")
+
+
+async def test_the_journal_has_with_a_receipt_whose_end_of_work_it_charges_and_no_place(
+    url: str, tmp_path: Path
+) -> None:
+    work = EndedWork(work_key("batch", "http://upstream", "batch_1"), False)
+    async with bookkeepers(url, 1) as [keeper]:
+        drafts = await Drafts.open(
+            keeper.books, keeper.own, tmp_path / "drafts", home_id="home_1", segment_bytes=SEGMENT_BYTES
+        )
+        committed: list[int] = []
+        for number, (tseq, tprev, ended) in enumerate([(0, "", work), (7, "", None), (0, "abc", None)], 1):
+            hold = await keeper.ask(WORKER, Ask(100, 10))
+            receipt = make_receipt(number, tenant="ten_1", tseq=tseq, tprev=tprev)
+            on_commit = partial(committed.append, number)
+            closing = drafts.close(receipt, bytes(32), hold=hold, use=Use(7, 3), work=ended, on_commit=on_commit)
+            assert await asyncio.wait_for(closing, PATIENCE_S) is not None
+        await asyncio.wait_for(keeper.books.closing.flush(), PATIENCE_S)
+        assert (committed, drafts.journal.pending) == ([1, 2, 3], 0)
+        drafts.journal.close()
+    assert [(entry.receipt.tseq, entry.receipt.tprev) for entry in _journaled(tmp_path, "home_1")] == [
+        (0, work.mark),
+        (0, ""),
+        (0, ""),
+    ]

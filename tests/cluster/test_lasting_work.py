@@ -184,15 +184,16 @@ async def test_a_credit_that_is_on_record_is_not_added_by_a_receipt_that_was_lef
     refund = {"credited_nano_usd": 0, "charged_nano_usd": 300}
     refunded, refunding = (make_receipt(n, finish="credited", payment="", **(credit | refund)) for n in (4, 5))
     paying, other = (make_receipt(number, payment=f"pay_{number}", **credit) for number in (2, 3))
+    nothing = make_receipt(6, payment="pay_2", **{**credit, "credited_nano_usd": 0})
+    least = make_receipt(7, payment="pay_2", **{**credit, "credited_nano_usd": 1})
     async with bookkeepers(url, 1) as (keeper,), keeper.own.use() as connection:
         for counted in (added.id, "pay_2", refunded.id):
             await connection.execute("INSERT INTO shared_state VALUES ($1, 'true')", credited_key(counted))
-        left = [left_in_journal(receipt) for receipt in (added, paying, other, refunded, refunding)]
+        left = [left_in_journal(receipt) for receipt in (added, paying, other, refunded, refunding, nothing, least)]
         kept = [entry.receipt for entry in await counted_by_others(connection, left)]
-    assert [(receipt.id, receipt.credited_nano_usd) for receipt in kept] == [
-        (paying.id, 0),
-        (other.id, 700),
-        (refunding.id, 0),
+    assert [(receipt.id, receipt.credited_nano_usd, receipt.payment) for receipt in kept] == [
+        *((paying.id, 0, ""), (other.id, 700, "pay_3"), (refunding.id, 0, "")),
+        *((nothing.id, 0, "pay_2"), (least.id, 0, "")),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,17 @@ from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
 from trustgate.receipts.tree import Tree
 from trustgate.store import ReceiptFilter, Store, open_store
 from trustgate.store.marks import read_mark
-from trustgate.types import Receipt
+from trustgate.types import Entry, Receipt
 
 
 class Home:
     """A store, a journal and the log over them; ``reopen`` is a start after a death."""
 
-    def __init__(self, folder: Path, store: Store, journal: Journal, log: Log) -> None:
+    def __init__(self, folder: Path, store: Store, journal: Journal, tree: Tree, log: Log) -> None:
         self._folder = folder
         self.store = store
         self.journal = journal
+        self.tree = tree
         self.log = log
 
     @classmethod
@@ -38,7 +40,8 @@ class Home:
         journal = Journal.open(
             folder / "journal", store_id=store.store_id, last_seq=await store.last_seq(), segment_bytes=64 * 1024
         )
-        return cls(folder, store, journal, await Log.recover(store, journal, await Tree.open(store)))
+        tree = await Tree.open(store)
+        return cls(folder, store, journal, tree, await Log.recover(store, journal, tree))
 
     async def close(self) -> None:
         self.journal.close()
@@ -49,9 +52,12 @@ class Home:
         return await Home.open(self._folder)
 
     def append(self, tenant: str = "tenant_1") -> Receipt:
+        return self.append_entry(tenant).receipt
+
+    def append_entry(self, tenant: str = "tenant_1") -> Entry:
         tseq, tprev = self.log.link(tenant)
         receipt = make_receipt(self.log.last_seq + 1, tenant=tenant, tseq=tseq, tprev=tprev)
-        return self.log.append(receipt, bytes(32)).receipt
+        return self.log.append(receipt, bytes(32))
 
     async def stored(self) -> list[int]:
         return [entry.seq for entry in await self.store.entries(ReceiptFilter(oldest_first=True, limit=1_000))]
@@ -103,18 +109,22 @@ async def test_each_tenant_has_a_chain_of_its_own_that_goes_on_after_a_death(hom
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 async def test_recovery_and_flush_take_everything_whatever_the_batches(
-    home: Home, monkeypatch: pytest.MonkeyPatch, count: int
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, count: int
 ) -> None:
     monkeypatch.setattr(log_module, "_BATCH_ENTRIES", 2)
     for _ in range(count):
         home.append()
+    caplog.set_level(logging.INFO)
     again = await home.reopen()
     assert (await again.stored(), again.log.pending) == (list(range(1, count + 1)), 0)
+    assert (again.tree.size, again.journal.pending) == (count, 0)
+    assert f"recovered {count} receipts from the journal" in caplog.messages
     for _ in range(count):
         again.append()
     assert again.log.pending == count
     await again.log.flush()
     assert (await again.stored(), again.log.pending) == (list(range(1, 2 * count + 1)), 0)
+    assert (again.tree.size, again.journal.pending) == (2 * count, 0)
     await again.close()
 
 
@@ -122,15 +132,121 @@ async def test_full_batches_wait_for_nothing(home: Home, monkeypatch: pytest.Mon
     """With a pause before each, what is integrated in a second would be bounded, and the rest wait in memory."""
     monkeypatch.setattr(log_module, "_BATCH_ENTRIES", 2)
     monkeypatch.setattr(log_module, "_BATCH_PAUSE_S", 3_600)
-    for _ in range(7):
+    for _ in range(6):
         home.append()
     async with running(home.log.run()):
-        await until(lambda: home.log.pending == 1)
+        await until(lambda: home.log.pending == 0)
     assert await home.stored() == [1, 2, 3, 4, 5, 6]
+
+
+class Pauses:
+    """Stands for ``asyncio`` in the log: its pauses are noted, and take no time."""
+
+    def __init__(self) -> None:
+        self.taken: list[float] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def sleep(self, seconds: float) -> None:
+        self.taken.append(seconds)
+        await asyncio.sleep(0)
+
+
+async def test_batches_form_in_pauses(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short ones, so that a receipt is soon to be found; longer where many come, which costs less for each."""
+    pauses = Pauses()
+    monkeypatch.setattr(log_module, "asyncio", pauses)
+    short, long = log_module._BATCH_PAUSE_S, log_module._BUSY_PAUSE_S
+    async with running(home.log.run()):
+        for count, taken in (
+            (1, [short]),
+            (log_module._BUSY_ENTRIES - 1, [short]),
+            (log_module._BUSY_ENTRIES, [short, long - short]),
+        ):
+            for _ in range(count):
+                home.append()
+            await until(lambda: home.log.pending == 0)
+            for _ in range(10):  # nothing is left to be done
+                await asyncio.sleep(0)
+            assert pauses.taken == taken
+            pauses.taken.clear()
+        home.log.commits_first = True
+        home.append()
+        await until(lambda: home.log.pending == 0)
+        assert pauses.taken == []
+
+
+# where answers wait for the commit
+
+
+async def test_an_answer_waits_until_its_receipt_is_committed_where_the_store_commits_first(home: Home) -> None:
+    assert home.log.committed(home.append_entry()) is None
+    home.log.commits_first = True
+    waiting = [home.log.committed(home.append_entry()) for _ in range(2)]
+    assert None not in waiting
     await home.log.flush()
+    async with asyncio.timeout(PATIENCE_S):
+        for each in waiting:
+            assert each is not None
+            await each
+    assert await home.stored() == [1, 2, 3]
+
+
+async def test_a_commit_that_takes_too_long_is_waited_for_no_longer(home: Home) -> None:
+    home.log.commits_first = True
+    home.log._late.after_s = 0.0
+    waiting = home.log.committed(home.append_entry())
+    assert waiting is not None
+    await asyncio.wait_for(waiting, PATIENCE_S)
+    assert home.log.fault == "the database does not answer"
+    assert home.log.committed(home.append_entry()) is None, "those that follow do not wait at all"
+    await home.log.flush()
+    assert not home.log.fault
+
+
+async def test_a_commit_that_fails_is_waited_for_no_longer(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: Any) -> None:
+        raise Unavailable("The database is away.")
+
+    home.log.commits_first = True
+    home.log._late.after_s = 3_600.0
+    waiting = home.log.committed(home.append_entry())
+    assert waiting is not None
+    monkeypatch.setattr(home.store, "append_entries", fail)
+    async with running(home.log.run()):
+        await asyncio.wait_for(waiting, PATIENCE_S)
+    assert home.log.fault == "The database is away."
 
 
 # while something fails
+
+
+@pytest.mark.parametrize("commits_first", [False, True])
+async def test_a_store_that_goes_on_failing_is_tried_more_and_more_slowly(
+    home: Home, monkeypatch: pytest.MonkeyPatch, commits_first: bool
+) -> None:
+    pauses = Pauses()
+    monkeypatch.setattr(log_module, "asyncio", pauses)
+    monkeypatch.setattr(log_module, "_BATCH_PAUSE_S", 0)
+    home.log.commits_first = commits_first
+    append, tries, failures = home.store.append_entries, 0, {1, 2, 3, 4, 5, 6, 7, 9}
+
+    async def failing(*arguments: Any) -> None:
+        nonlocal tries
+        tries += 1
+        if tries in failures:
+            raise Unavailable("The disk is full.")
+        await append(*arguments)
+
+    monkeypatch.setattr(home.store, "append_entries", failing)
+    async with running(home.log.run()):
+        for count in (1, 2):
+            home.append()
+            await until(lambda: home.log.pending == 0)
+            assert tries == (8, 10)[count - 1]
+    waited = [seconds for seconds in pauses.taken if seconds]
+    assert waited == ([0.25] * 8 if commits_first else [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 1.0])
 
 
 async def test_a_store_that_fails_is_tried_again_and_the_fault_is_told_while_it_lasts(
@@ -193,11 +309,15 @@ async def test_the_journal_is_kept_up_after_an_append_and_after_a_refusal(
         raise Unavailable("There is no room.", code="storage_full")
 
     monkeypatch.setattr(home.journal, "maintain", maintain)
-    async with running(home.log.sync_journal(0)):
-        await asyncio.sleep(0)
-        assert kept_up == 0
+    pauses = Pauses()
+    monkeypatch.setattr(log_module, "asyncio", pauses)
+    async with running(home.log.sync_journal(0.5)):
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert (kept_up, pauses.taken) == (0, [])
         home.append()
         await until(lambda: kept_up == 1)
+        assert pauses.taken == [0.5]
         fails = True
         monkeypatch.setattr(home.journal, "check_room", no_room)
         with pytest.raises(Unavailable):
