@@ -103,19 +103,30 @@ class OtherProcesses(Protocol):
         """Take every change into memory, and wait until all processes have, or serve no more. Raises Unavailable."""
         ...
 
-    async def note_count(self) -> None:
+    async def note_count(self) -> str:
         """Note that everything is to be counted anew unless ``count_anew`` follows. Raises Unavailable.
 
         Where this process ends in between, or loses the database, another process does it.
+
+        Returns:
+            The note.
         """
         ...
 
-    async def count_anew(self, budgets: Sequence[Budget], subjects: Collection[str]) -> None:
+    async def put_noted(self, note: str, *records: Record | PriceChange | PriceList | PseudonymKey) -> None:
+        """Store records that are to be counted anew, while the note of that is there.
+
+        Raises ``Conflict`` where it is not: another command, which this one should have kept waiting, has counted.
+        """
+        ...
+
+    async def count_anew(self, budgets: Sequence[Budget], subjects: Collection[str], note: str) -> None:
         """Count anew from the receipts, for all processes, and strike out the note. Raises Unavailable.
 
         Args:
             budgets: The budgets to count.
             subjects: The tenants and keys whose quotas to count.
+            note: Of ``note_count``.
         """
         ...
 
@@ -230,13 +241,14 @@ class AdminContext:
             # A subject with limits is counted already, and a new one has used nothing.
             known = self.directory.subjects() - self.directory.limited()
         budgets = [record for record in records if isinstance(record, Budget) and record.removed_us is None]
-        may_count = bool(budgets or moved or known)
-        if may_count:
-            await others.note_count()
-        await self.store.put(*records)
+        if not (budgets or moved or known):
+            await self.store.put(*records)
+            await others.settle()
+            return
+        note = await others.note_count()
+        await others.put_noted(note, *records)
         await others.settle()
-        if may_count:
-            await others.count_anew([*budgets, *moved], known & self.directory.limited())
+        await others.count_anew([*budgets, *moved], known & self.directory.limited(), note)
 
     def _budgets_of_moved(
         self, records: Sequence[Record | PriceChange | PriceList | PseudonymKey]

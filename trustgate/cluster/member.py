@@ -136,6 +136,11 @@ class Member:
         """Returns what this process may decide by; None: it is no node at the moment, and its memory may be behind."""
         return None if self.node_id is None else KnownChanges(self.node_id, self._taken_in)
 
+    @property
+    def taken_in(self) -> int:
+        """The number of the last change that its memory has."""
+        return self._taken_in
+
     def left_s(self) -> float:
         """Returns how long it may serve without a renewal, seconds."""
         return max(0.0, self._until_s - self._clock())

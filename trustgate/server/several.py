@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
+from typing import TYPE_CHECKING
 
 from trustgate.admin.taking_in import SharedMemory, TakenIn
 from trustgate.cluster.connections import database_address, opener
@@ -24,18 +25,23 @@ from trustgate.cluster.rows import HomeTaken
 from trustgate.cluster.sequencer import Sequencer, Signing
 from trustgate.cluster.shared_log import SharedLog
 from trustgate.errors import HomeUnusable, StoreDamaged, Unavailable
+from trustgate.ids import new_id, now_us
 from trustgate.notify.notifier import Notifier
 from trustgate.observe.workers import WorkerMetrics
 from trustgate.receipts.archive import Archive
+from trustgate.server.count_notes import Counted
 from trustgate.server.membership import membership
 from trustgate.server.notice_passing import NoticePassing
 from trustgate.server.parts import Server
 from trustgate.server.process import background
 from trustgate.server.shared import SharedServing, shared_books
 from trustgate.settings import Settings
-from trustgate.store import Store
+from trustgate.store import Kept, Store
 from trustgate.tasks import end_tasks
 from trustgate.types import Budget
+
+if TYPE_CHECKING:
+    from trustgate.store.postgres.store import PostgresStore
 
 _logger = logging.getLogger("trustgate.cluster")
 
@@ -85,8 +91,8 @@ class Together:
         self._jobs: list[asyncio.Future[None]] = []
         self._server: Server | None = None
         self._commands = _session(settings, "commands", _COMMAND_TIMEOUT_S, _COMMAND_TIMEOUT_S)
-        #: Whether a command before the one under way has left something to be counted anew.
-        self._counts_all = False
+        #: The notes of commands before the one under way, which have left something to be counted anew.
+        self._left_notes: frozenset[str] = frozenset()
 
     # of commands (admin.context.OtherProcesses)
 
@@ -104,7 +110,7 @@ class Together:
             async with one_at_a_time(self._commands, "command"):
                 await self.member.take_in_now()
                 # That may have to wait, and a key is to be revoked at once.
-                self._counts_all = await self.books.is_count_noted()
+                self._left_notes = await self.books.count_notes()
                 has_begun = True
                 try:
                     yield
@@ -124,25 +130,39 @@ class Together:
         if failed is not None:
             raise failed
 
+    @property
+    def _postgres(self) -> PostgresStore:
+        from trustgate.store.postgres.store import PostgresStore
+
+        assert isinstance(self._store, PostgresStore), "several processes have no file"
+        return self._store
+
     async def settle(self) -> None:
         """Take every change into memory, and wait until all processes have, or serve no more. Raises Unavailable."""
         await self.member.settle()
 
-    async def note_count(self) -> None:
+    async def note_count(self) -> str:
         """See ``OtherProcesses``."""
-        await self.books.note_count()
+        note = new_id("count", now_us())
+        await self.books.note_count(note)
+        return note
 
-    async def count_anew(self, budgets: Sequence[Budget], subjects: Collection[str]) -> None:
+    async def put_noted(self, note: str, *records: Kept) -> None:
+        """See ``OtherProcesses``."""
+        await self._postgres.put_noted(note, *records)
+
+    async def count_anew(self, budgets: Sequence[Budget], subjects: Collection[str], note: str) -> None:
         """See ``OtherProcesses``."""
         if self._server is None:
             return
         directory = self._server.directory
-        if self._counts_all:
-            if not budgets and not subjects:
-                return  # to the keeper of the books: this command counts nothing
+        notes = Counted(note)
+        # A command that counts nothing leaves all to the keeper of the books.
+        if self._left_notes and (budgets or subjects):
             budgets, subjects = directory.budgets(), directory.limited()
+            notes = Counted(note, self._left_notes, self.member.taken_in)
         try:
-            await self.books.count_anew(budgets, subjects, directory, self._server.catalog)
+            await self.books.count_anew(budgets, subjects, directory, self._server.catalog, notes)
         except Unavailable as error:
             raise DatabaseAway(
                 f"The change is made, but what was used before is not counted yet: {error.message}",
@@ -151,12 +171,12 @@ class Together:
 
     async def _finish_count(self) -> None:
         """Count everything anew where a command has ended before it did. No command runs meanwhile."""
-        if self._server is None or not self._counts_all:
+        if self._server is None or not self._left_notes:
             return
         _logger.info("a command has ended before its change was counted: everything is counted anew")
         await self.settle()
-        directory = self._server.directory
-        await self.books.count_anew(directory.budgets(), directory.limited(), directory, self._server.catalog)
+        directory, notes = self._server.directory, Counted("", self._left_notes, self.member.taken_in)
+        await self.books.count_anew(directory.budgets(), directory.limited(), directory, self._server.catalog, notes)
 
     async def _keep_books(self) -> None:
         """For ever: finish what a command of a process that has ended has left undone, and remove old rows."""
@@ -164,7 +184,7 @@ class Together:
         while True:
             await asyncio.sleep(_COMMANDS_EVERY_S)
             try:
-                if await self.books.is_count_noted():
+                if await self.books.count_notes():
                     # Once the command that has made the note is over, if it still runs.
                     async with self.exclusive():
                         await self._finish_count()
@@ -185,7 +205,6 @@ class Together:
 
     def _attach(self, server: Server) -> None:
         from trustgate.store.postgres.anchors import SharedAnchorBook
-        from trustgate.store.postgres.store import PostgresStore
 
         anchors: set[asyncio.Task[None]] = set()
 
@@ -217,8 +236,7 @@ class Together:
             self._jobs.append(asyncio.ensure_future(shown.run()))
         self._server = server
         self._jobs.append(asyncio.ensure_future(self._look_at_set_aside()))
-        assert isinstance(self._store, PostgresStore), "several processes have no file"
-        server.anchoring.book = SharedAnchorBook(self._store)
+        server.anchoring.book = SharedAnchorBook(self._postgres)
         server.member = self.member
         server.accounting.check_serving = self.member.check_serving
         server.gateway_status.may_serve = self.member.may_serve

@@ -58,6 +58,8 @@ from trustgate.payment.balance import Balances
 from trustgate.payment.paid_answers import Answers
 from trustgate.receipts.diverged import has_asides, left_aside, put_aside_left, remove_asides
 from trustgate.receipts.receipt import balance_change, leaf_hash
+from trustgate.server import count_notes
+from trustgate.server.count_notes import Counted
 from trustgate.server.counts import restore_counts, restore_quotas
 from trustgate.server.handles import open_handles
 from trustgate.server.missing_rows import FindOwner, MissingRows, waiting_receipts
@@ -97,12 +99,6 @@ _REPLACE = (
     "INSERT INTO shared_state (key, state) SELECT * FROM unnest($1::text[], $2::text[]::jsonb[])"
     " ON CONFLICT (key) DO UPDATE SET state = excluded.state"
 )
-
-#: The row that is there while a change of limits is not counted yet.
-_COUNT_KEY = "count"
-_NOTE_COUNT = "INSERT INTO shared_state (key, state) VALUES ($1, 'true') ON CONFLICT (key) DO NOTHING"
-_IS_NOTED = "SELECT EXISTS (SELECT 1 FROM shared_state WHERE key = $1)"
-_STRIKE_OUT = "DELETE FROM shared_state WHERE key = $1"
 
 #: By tenant, the number and the leaf hash (hex) of its last receipt.
 Heads = dict[str, tuple[int, str]]
@@ -328,35 +324,41 @@ class SharedServing:
                 await _all_placed(connection)
                 yield connection
 
-    async def note_count(self) -> None:
+    async def note_count(self, note: str) -> None:
         """Note that everything is to be counted anew, unless ``count_anew`` follows. Raises ``Unavailable``."""
         async with self._lengthy.use() as connection:
-            await connection.execute(_NOTE_COUNT, _COUNT_KEY)
+            await count_notes.add(connection, note)
 
-    async def is_count_noted(self) -> bool:
-        """Returns whether that is noted. Raises ``Unavailable``."""
+    async def count_notes(self) -> frozenset[str]:
+        """Returns the notes of that. Raises ``Unavailable``."""
         async with self._looking.use() as connection:
-            return bool(await connection.fetchval(_IS_NOTED, _COUNT_KEY))
+            return await count_notes.load(connection)
 
     async def count_anew(
-        self, wanted: Sequence[Budget], subjects: Collection[str], directory: Directory, catalog: Catalog
+        self,
+        wanted: Sequence[Budget],
+        subjects: Collection[str],
+        directory: Directory,
+        catalog: Catalog,
+        notes: Counted,
     ) -> None:
         """Write rows anew, with what receipts have as used and what is held now. All processes wait meanwhile.
 
-        The note that it is to be done is removed in the same transaction.
+        The notes that it is to be done are removed in the same transaction.
 
         Args:
             wanted: Budgets whose rows are written.
             subjects: Tenants and keys whose quotas' rows are written.
             directory: The server's; every process has taken in what it has.
             catalog: The server's.
+            notes: Those that are removed.
 
         Raises:
             Unavailable: Receipts get no places now, or the database is away.
         """
         if not wanted and not subjects:
-            async with self._lengthy.use() as connection:
-                await connection.execute(_STRIKE_OUT, _COUNT_KEY)
+            async with self._lengthy.use() as connection, connection.transaction():
+                await count_notes.strike_out(connection, notes)
             return
         async with self._all_waiting() as connection:
             at_us: int = await connection.fetchval(_NOW)
@@ -378,7 +380,7 @@ class SharedServing:
                     await restore_quotas(self._store, directory, quota, at_us)
                 rows |= quotas_anew(quota, subjects, found, at_us)
             await connection.execute(_REPLACE, list(rows), list(rows.values()))
-            await connection.execute(_STRIKE_OUT, _COUNT_KEY)
+            await count_notes.strike_out(connection, notes)
 
     async def remove_old(self, directory: Directory) -> None:
         """Remove rows and ids that can no longer matter (``cluster.old_rows``). Raises Unavailable."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from trustgate.errors import HomeUnusable, StoreIncomplete
+from trustgate.errors import Conflict, HomeUnusable, StoreIncomplete
 from trustgate.ids import iso_us, now_us
 from trustgate.store.base import DamagedRow, Kept
 from trustgate.store.changes import Change
@@ -27,6 +27,9 @@ from trustgate.types import Alias, Plan
 
 #: Its payload is the change's number. All schemas of a database share it: each notification is looked up.
 CHANNEL = "trustgate_changes"
+
+#: The row of table ``shared_state`` with the notes of commands whose changes are not counted yet: JSON, a list.
+COUNT_KEY = "count"
 
 _encode = msgspec.json.Encoder().encode
 #: Changes looked at together.
@@ -47,6 +50,23 @@ def apply_next_change(connection: SqlConnection, put: Sequence[Kept], removed: S
     apply_change(connection, change, False)
     connection.execute("SELECT pg_notify(?, ?)", [CHANNEL, str(number)])
     return number
+
+
+def check_noted(connection: SqlConnection, note: str) -> None:
+    """Check in the transaction of a change that the note is there by which other processes count it.
+
+    Raises:
+        Conflict: it is not.
+    """
+    found = connection.execute(
+        "SELECT 1 FROM shared_state WHERE key = ? AND jsonb_exists(state, ?)", [COUNT_KEY, note]
+    ).fetchone()
+    if found is None:
+        raise Conflict(
+            "Nothing was changed: another command came between, since the connection to the database was lost.",
+            hint="Type it again.",
+            code="command_overtaken",
+        )
 
 
 def broken_changes(connection: SqlConnection) -> Iterator[DamagedRow]:

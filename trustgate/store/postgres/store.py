@@ -33,7 +33,7 @@ from trustgate.store.base import (
 from trustgate.store.entries import load_entries, load_heads, load_identity
 from trustgate.store.fitting import fitting
 from trustgate.store.marks import Mark
-from trustgate.store.postgres.changes import apply_next_change, broken_changes, open_mark
+from trustgate.store.postgres.changes import apply_next_change, broken_changes, check_noted, open_mark
 from trustgate.store.postgres.connecting import AWAY, place
 from trustgate.store.postgres.dialect import PostgresConnection
 from trustgate.store.postgres.moves import (
@@ -48,7 +48,7 @@ from trustgate.store.postgres.moves import (
 )
 from trustgate.store.postgres.session import PostgresSession, Writer, lengthy
 from trustgate.store.records import damaged_rows
-from trustgate.store.sql import in_transaction, one_value
+from trustgate.store.sql import SqlConnection, in_transaction, one_value
 from trustgate.store.sums import Sources, sum_balances
 from trustgate.store.verbs import Verbs
 from trustgate.types import Alias, Entry, Plan
@@ -141,6 +141,13 @@ class PostgresStore(Verbs[PostgresConnection]):
     async def put(self, *records: Kept) -> None:
         if records:
             await self._change([fitting(record) for record in records], ())
+
+    async def put_noted(self, note: str, *records: Kept) -> None:
+        """As ``put``, while a note says that what they limit is to be counted anew.
+
+        Raises ``Conflict`` where that is gone.
+        """
+        await self._change([fitting(record) for record in records], (), note)
 
     async def remove(self, *records: Plan | Alias) -> None:
         if records:
@@ -246,8 +253,14 @@ class PostgresStore(Verbs[PostgresConnection]):
     def _shown(self) -> str:
         return f"'{place(self._address)}'"
 
-    async def _change(self, put: Sequence[Kept], removed: Sequence[Plan | Alias]) -> None:
-        number = await self._engine.run(in_transaction, lambda connection: apply_next_change(connection, put, removed))
+    async def _change(self, put: Sequence[Kept], removed: Sequence[Plan | Alias], note: str = "") -> None:
+        def change(connection: SqlConnection) -> int:
+            number = apply_next_change(connection, put, removed)
+            if note:
+                check_noted(connection, note)
+            return number
+
+        number = await self._engine.run(in_transaction, change)
         try:
             self._mark.write(number)
         except OSError as error:
