@@ -346,6 +346,33 @@ def test_a_worker_that_gives_no_sign_of_life_is_killed_and_replaced_and_keeps_no
     assert f"worker 2 (process {other}) has given no sign of life" in log.stderr
 
 
+def test_a_worker_that_is_stopped_in_its_start_is_replaced_and_an_ignored_sigint_ends_all(
+    start: Callable[..., tuple[Workers, str]],
+) -> None:
+    """As a script starts it: what such a shell does not wait for has SIGINT ignored from the start."""
+    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        workers, _ = start(2, TRUSTGATE_SERVE_WORKER_TIMEOUT_S="4")
+    finally:
+        signal.signal(signal.SIGINT, ignored)
+    log = workers.process
+    workers.wait_ready()
+    first, second = workers.pids()
+    os.kill(first, signal.SIGKILL)
+
+    def third() -> int:
+        return next((pid for pid in workers.pids() if pid not in (first, second)), 0)
+
+    wait_until(lambda: third() != 0, "another to start in its place")
+    os.kill(stopped := third(), signal.SIGSTOP)
+    killed = re.compile(rf"worker 1 \(process {stopped}\) has given no sign of life for \d+ s( in its start)?; it is")
+    wait_until(lambda: killed.search(log.stderr) is not None, "it to be noticed")
+    wait_until(lambda: "worker 1 is ready" in log.stderr, "another in its place")
+    assert second in workers.pids(), log.said()
+    log.signal(signal.SIGINT)
+    assert log.wait() == 0
+
+
 def test_without_postgres_several_workers_are_refused_with_the_reason(tmp_path: Path) -> None:
     refused = Gateway(tmp_path / "home").cli("serve", "--workers", "2", check=False)
     assert refused.returncode == 2

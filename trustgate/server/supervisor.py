@@ -4,7 +4,7 @@ The supervisor binds the sockets and serves nothing itself. Workers inherit them
 replaced connections wait for the others in one queue, and none is refused. A pipe that the supervisor alone can write
 to ends when it does: a worker whose supervisor was killed stops. Through a pipe of its own each worker gives signs of
 life; one that gives none for ``hung_after_s`` (its event loop is blocked, or the process was stopped) is killed and
-replaced.
+replaced. In its start, which may keep the event loop busy for long, a thread gives them.
 
     SIGTERM, SIGINT   all workers end their requests and stop; SIGINT again kills them, as does ``stop_within_s``
     SIGHUP            settings are read anew; where one of them wants a restart, the workers are replaced one by one
@@ -19,6 +19,7 @@ import os
 import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -54,14 +55,24 @@ class Place(Overseer):
         self.number = number
         self.supervisor_gone = supervisor_gone
         self._report = report
+        self._has_started = threading.Event()
         # A supervisor that was stopped must not hold up its workers.
         os.set_blocking(report, False)
 
+    def begin_start(self) -> None:
+        """Give signs of life from a thread until ``ready``."""
+        threading.Thread(target=self._beat_in_start, name="trustgate-start", daemon=True).start()
+
     def ready(self, status: str) -> None:
+        self._has_started.set()
         self._write(_READY)
 
     def beat(self) -> None:
         self._write(b".")
+
+    def _beat_in_start(self) -> None:
+        while not self._has_started.wait(BEAT_S):
+            self.beat()
 
     def _write(self, report: bytes) -> None:
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
@@ -76,6 +87,8 @@ class _Worker:
         self.pid = pid
         self.report = report
         self.is_ready = False
+        #: It was killed here, and has not ended yet.
+        self.is_killed = False
         #: Whether it may still report.
         self.may_report = True
         #: When it has given its last sign of life, and when it is killed if it has not ended by then.
@@ -109,7 +122,7 @@ class Supervisor:
             on_ready: called once, when all workers are.
             on_hangup: reads the settings anew at SIGHUP; returns whether the workers have to be replaced for them.
             on_stop: called once, before the workers are sent SIGTERM: closes what is listened on.
-            hung_after_s: how long a worker that was ready may give no sign of life; 0: for ever.
+            hung_after_s: how long a worker may give no sign of life; 0: for ever.
             stop_within_s: returns how long a worker that is to stop may take at most.
             overseer: supervises the supervisor.
             terminal_gone: returns whether the terminal is gone that the program was started in.
@@ -192,10 +205,11 @@ class Supervisor:
         # A group of its own: Ctrl-C at a terminal is the supervisor's to pass on.
         os.setpgid(0, 0)
         for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            if not _is_ignored(number):
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         hold_hangup()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        place.begin_start()
         return self._work(place)
 
     # waiting
@@ -245,15 +259,18 @@ class Supervisor:
         self._looked_s = now_s
         for worker in self._workers.values():
             silent_s = now_s - worker.beat_s
-            if worker.is_ready and 0 < self._hung_after_s < silent_s:
-                why = f"has given no sign of life for {silent_s:.0f} s"
+            if worker.is_killed:
+                continue
+            if 0 < self._hung_after_s < silent_s:
+                where = "" if worker.is_ready else " in its start"
+                why = f"has given no sign of life for {silent_s:.0f} s{where}"
             elif now_s > worker.kill_s:
                 why = "does not stop"
             else:
                 continue
             _logger.error("worker %d (process %d) %s; it is killed", worker.number, worker.pid, why)
             _send(worker.pid, signal.SIGKILL)
-            worker.is_ready, worker.kill_s = False, math.inf
+            worker.is_killed = True
         if self._overseer.every_s and now_s - self._beaten_s >= min(self._overseer.every_s, _LOOK_S):
             self._beaten_s = now_s
             self._overseer.beat()
@@ -354,6 +371,14 @@ class Supervisor:
         self._due_s[worker.number] = now_s + pause_s
 
 
+def _is_ignored(number: int) -> bool:
+    """Returns whether a signal stays ignored that was at the start: SIGHUP alone (nohup).
+
+    A shell without job control starts what it does not wait for with SIGINT ignored: a server ends by it all the same.
+    """
+    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
+
+
 def _send(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
@@ -368,7 +393,7 @@ def _wakeups() -> Iterator[tuple[socket.socket, list[int]]]:
     writing.setblocking(False)
     before = {}
     for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
+        if not _is_ignored(number):
             before[number] = signal.signal(number, lambda number, _: pending.append(number))
     signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
     try:
