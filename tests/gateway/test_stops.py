@@ -7,15 +7,21 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.conftest import GatewayFactory
+from tests.support.disks import fill, tiny_disk
+from tests.support.facilitator import HANGS
 from tests.support.gateway import Gateway
+from tests.support.paying import Customer, Market, market_environment, market_surroundings
 from tests.support.processes import PATIENCE_S, wait_until
 from tests.support.service_manager import Manager
+from tests.support.upstream import Reply
+from trustgate.errors import Unavailable
 from trustgate.server import stopping
 from trustgate.server.overseer import Overseer, ServiceManager, overseer_of
 from trustgate.server.stopping import Stopping
@@ -82,8 +88,14 @@ async def test_a_step_is_given_up_after_its_time_and_the_next_one_is_taken(caplo
     async def late() -> None:
         raise TimeoutError("its own")
 
+    async def fail() -> None:
+        raise Unavailable("The disk is full.")
+
     stop = Stopping(0.0)
     stop.begin()
+    await stop.close("the one before", 1.0, fail)
+    assert caplog.messages == ["stopping: the one before: The disk is full."]
+    caplog.clear()
     await stop.close("the first", 0.01, hang)
     assert caplog.messages == ["stopping: the first did not end in 0.01 s, and is not waited for any more"]
     with pytest.raises(TimeoutError, match="its own"):
@@ -121,6 +133,69 @@ def test_a_thread_that_never_returns_keeps_no_server_from_stopping(
     finally:
         os.close(reached[0])
     assert "Stopped without waiting any longer for: threads that do not end" in gateway.logs()
+
+
+def test_a_facilitator_that_hangs_keeps_no_server_from_stopping(make_gateway: GatewayFactory) -> None:
+    """It is asked to settle, and says nothing for longer than a stop may take: the payment is looked up later."""
+    with market_surroundings() as (upstream, facilitator, node):
+        environment = {
+            **market_environment(node),
+            "TRUSTGATE_PAYMENT_SETTLE_TIMEOUT_S": "600",
+            "TRUSTGATE_SERVE_SHUTDOWN_GRACE_S": "0.5",
+        }
+        gateway = make_gateway(upstream=upstream.api_url, environment=environment).start()
+        market = Market(gateway, upstream, facilitator, node)
+        customer = market.customer()
+        paying = customer.pay(customer.chat())
+        upstream.script(Reply.chat())
+        facilitator.on_settle(HANGS)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(ask, customer, paying)
+            facilitator.wait_for_settles()
+            assert gateway.stop() == 0, gateway.logs()
+            assert asked.result() != 200, "what is not paid for is not delivered"
+        gateway.start()
+        market.reconcile()
+        [payment] = market.payments(customer)
+        assert payment.state in ("failed", "unknown", "reserved"), payment.state
+        assert market.audit().differences == ()
+        market.close()
+
+
+def ask(customer: Customer, paying: dict[str, str]) -> int:
+    """Returns the status; 0 where the connection was cut."""
+    try:
+        return customer.chat(paying).status_code
+    except httpx.TransportError:
+        return 0
+
+
+def test_a_full_disk_keeps_no_server_from_stopping_and_nothing_acknowledged_is_lost(
+    make_gateway: GatewayFactory, tmp_path: Path
+) -> None:
+    with tiny_disk(tmp_path / "disk", 48 * 2**20) as disk:
+        environment = {"TRUSTGATE_SERVE_SHUTDOWN_GRACE_S": "0.5", "TRUSTGATE_JOURNAL_SEGMENT_BYTES": "1048576"}
+        gateway = Gateway(disk / "home", upstream="builtin:echo", environment=environment)
+        gateway.log_path = tmp_path / "log"  # which is not full
+        gateway.start()
+        headers = {"authorization": f"Bearer {gateway.add_tenant()}"}
+        chat = {"model": "trustgate/echo", "messages": [{"role": "user", "content": "Hello!"}]}
+        answered, refused = [], 0
+        filler = fill(disk)
+        for _ in range(40):
+            answer = httpx.post(f"{gateway.api_url}/chat/completions", json=chat, headers=headers)
+            if answer.status_code == 200:
+                answered.append(answer.headers["x-trustgate-receipt"])
+            else:
+                refused += 1
+        assert gateway.stop() == 0, gateway.logs()
+        filler.unlink()
+        gateway.start()
+        listed = gateway.cli_json("receipt", "list", "--limit", "100")["receipts"]
+        assert {each["receipt"]["id"] for each in listed} >= set(answered)
+        gateway.cli("doctor", "--books")
+        gateway.close()
+    assert len(answered) + refused == 40 and answered
 
 
 def test_a_stop_may_serve_for_a_while_and_have_proxies_find_out_meanwhile(make_gateway: GatewayFactory) -> None:

@@ -380,8 +380,13 @@ async def _run_until(
             _drain_on(stop, leave, settings, server.running, listeners, listening.is_replaced)
         )
         try:
-            await listeners
+            # A listener that fails ends the server; else its connections end with their requests, or after those.
+            await asyncio.wait((listeners, draining), return_when=asyncio.FIRST_COMPLETED)
+            if listeners.done():
+                listeners.result()
             await draining
+            async with stopping.step("connections", _CLOSE_S):
+                await listeners
             # No new command can come now; the store is still open for those under way. One that is broken off, or waits
             # for other processes, is as if this one were killed then.
             async with stopping.step("commands under way", _COMMANDS_S):

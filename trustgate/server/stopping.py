@@ -15,6 +15,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from trustgate.errors import Unavailable
+
 _logger = logging.getLogger("trustgate.server")
 
 #: How long a stop may take beyond the time that requests get to end, seconds.
@@ -59,7 +61,9 @@ class Stopping:
 
     @contextlib.asynccontextmanager
     async def step(self, what: str, within_s: float | None = None) -> AsyncIterator[None]:
-        """Note what the block waits for, and end the block after a time, with a warning.
+        """Note what the block waits for, and end the block after a time, or where it fails, with a line in the log.
+
+        The next steps are taken all the same: what a full disk keeps out of the database is in the journal.
 
         Args:
             what: in words for people.
@@ -73,6 +77,9 @@ class Stopping:
             if not limit.expired():
                 raise
             _logger.warning("stopping: %s did not end in %g s, and is not waited for any more", what, within_s)
+        except (Unavailable, OSError) as error:
+            why = error.message if isinstance(error, Unavailable) else error.strerror or type(error).__name__
+            _logger.error("stopping: %s: %s", what, why)
 
     async def close(self, what: str, within_s: float | None, close: Callable[[], Awaitable[object]]) -> None:
         """Call ``close`` as a ``step``."""
