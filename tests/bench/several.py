@@ -3,8 +3,12 @@
 Prints requests a second at 32 connections, latency at one connection (median and 99th percentile), and the CPU time of
 gateway and database for each request, which does not depend on what else the machine does. A tenant without limits and
 one with a quota are measured apart: only the second is admitted by the database. ``--pin`` keeps each process of the
-gateway on one core. ``--share PERCENT`` limits each to that part of a core, and compares one, two and three on Postgres
-by what each brings: load, upstream and database then have room on a machine of few cores, too.
+gateway on one core, and all else off it where there is but one. ``--share PERCENT`` limits each to that part of a core,
+and compares one, two and three on Postgres by what each brings: load, upstream and database then have room on a machine
+of few cores, too.
+
+Each measurement has a database server of its own: of one that goes on, the vacuum and the writing of what the
+measurement before has left would be counted with the next.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +43,10 @@ def family_cpu_s(pid: int) -> float:
     """Returns the CPU time of a process, its living children and those that have ended, seconds."""
     used = 0
     for each in (pid, *children(pid)):
-        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-        used += sum(int(field) for field in fields[11:15])
+        # One that ends now is counted with those that have ended, by its parent.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            used += sum(int(field) for field in fields[11:15])
     return used * _TICK_S
 
 
@@ -78,7 +85,7 @@ SETUPS = [
 
 
 class Comparison:
-    """One run: the upstream and the database that all measurements share."""
+    """One run: the upstream that all measurements share."""
 
     def __init__(self, stack: ExitStack, *, seconds: int, connections: int) -> None:
         """
@@ -88,11 +95,8 @@ class Comparison:
             connections: that ask at once.
         """
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        self._postgres = Postgres().start()
-        stack.callback(self._postgres.close)
-        upstream = start_server("upstream", self._folder)
-        stack.callback(upstream.stop)
-        self._upstream = upstream.url
+        self._upstream = start_server("upstream", self._folder)
+        stack.callback(self._upstream.stop)
         self._seconds = seconds
         self._load = Load(connections, stream=False)
 
@@ -101,16 +105,9 @@ class Comparison:
         heads = ("p50 ms c=1", "p99 ms c=1", "CPU us a request", "Postgres us a request", "errors")
         table = self._table("setup", *heads)
         for setup in SETUPS:
-            gateway = self._start(setup)
-            try:
-                if pinned:
-                    cores = sorted(os.sched_getaffinity(0))
-                    for index, pid in enumerate(gateway.processes()):
-                        pin(pid, frozenset((cores[index % len(cores)],)))
-                busy, postgres_us = self._measure(gateway)
+            with self._started(setup, pinned=pinned) as (gateway, postgres):
+                busy, postgres_us = self._measure(gateway, postgres)
                 alone = wrk(gateway, Load(1, stream=False), self._seconds, self._folder)
-            finally:
-                gateway.stop()
             cells = (busy.rps, alone.p50_ms, alone.p99_ms, busy.cpu_us, postgres_us)
             table.add_row(setup.name, *(f"{cell:,.2f}" for cell in cells), str(busy.errors + alone.errors))
         return table
@@ -123,14 +120,13 @@ class Comparison:
             one_rps = 0.0
             for count in range(1, processes + 1):
                 setup = Setup(f"{count}, {'a quota' if quota else 'no limit'}", True, count, quota)
-                gateway = self._start(setup)
                 try:
-                    for pid in gateway.processes():
-                        shares.limit(pid)
-                    busy, postgres_us = self._measure(gateway)
-                    used_up = " ".join(f"{bounded / max(1, ran):.0%}" for ran, bounded in shares.bounded())
+                    with self._started(setup, pinned=False) as (gateway, postgres):
+                        for pid in gateway.processes():
+                            shares.limit(pid)
+                        busy, postgres_us = self._measure(gateway, postgres)
+                        used_up = " ".join(f"{bounded / max(1, ran):.0%}" for ran, bounded in shares.bounded())
                 finally:
-                    gateway.stop()
                     shares.release()
                 one_rps = one_rps or busy.rps
                 cells = (f"{busy.rps / max(1.0, one_rps):.2f}", f"{busy.p50_ms:.1f}", f"{busy.cpu_us:.0f}")
@@ -142,13 +138,38 @@ class Comparison:
         rate = f"requests/s c={self._load.connections}"
         return Table(first, rate, *heads, title=f"{os.cpu_count()} cores, {self._seconds} s each")
 
-    def _start(self, setup: Setup) -> Family:
-        """Start the gateway with a tenant of the setup's own."""
-        environment = {"TRUSTGATE_STORE_URL": self._postgres.schema()} if setup.on_postgres else {}
+    @contextmanager
+    def _started(self, setup: Setup, *, pinned: bool) -> Iterator[tuple[Family, Postgres]]:
+        """A gateway with a tenant of the setup's own, and a database server of its own, for the block.
+
+        ``pinned``: each process of the gateway on one core; load, upstream and database on those that are left, if any.
+        """
+        cores = sorted(os.sched_getaffinity(0))
+        gateways, rest = cores[: setup.workers], frozenset(cores[setup.workers :] or cores)
+        postgres = Postgres()
+        try:
+            if pinned:
+                pin(os.getpid(), rest)
+                pin(self._upstream.pid, rest)
+            # What it starts inherits its cores.
+            postgres.start()
+            gateway = self._start(setup, postgres)
+            try:
+                for index, pid in enumerate(gateway.processes()):
+                    pin(pid, frozenset((gateways[index % len(gateways)],)) if pinned else frozenset(cores))
+                yield gateway, postgres
+            finally:
+                gateway.stop()
+        finally:
+            pin(os.getpid(), frozenset(cores))
+            postgres.close()
+
+    def _start(self, setup: Setup, postgres: Postgres) -> Family:
+        environment = {"TRUSTGATE_STORE_URL": postgres.schema()} if setup.on_postgres else {}
         arguments = [] if setup.workers == 1 else ["--workers", str(setup.workers)]
         home = Path(tempfile.mkdtemp(dir=self._folder))
         gateway = Gateway(
-            home, upstream=f"{self._upstream}/v1", arguments=arguments, environment=environment, forked=False
+            home, upstream=f"{self._upstream.url}/v1", arguments=arguments, environment=environment, forked=False
         )
         if setup.quota is not None:
             gateway.cli("plan", "add", "bounded", "--requests-per-day", str(setup.quota))
@@ -157,12 +178,14 @@ class Comparison:
         headers = {"authorization": f"Bearer {secret}"}
         return Family(gateway.base_url, gateway.process.pid, gateway.ready_after_s, gateway.close, headers)
 
-    def _measure(self, gateway: Family) -> tuple[Sample, float]:
+    def _measure(self, gateway: Family, postgres: Postgres) -> tuple[Sample, float]:
         """Returns what all connections get, and the CPU time of the database for a request, microseconds."""
         wrk(gateway, Load(8, stream=False), 2, self._folder)
-        before_s = family_cpu_s(self._postgres.pid)
+        # What the start and the measurement before have written is not to be written during this one.
+        os.sync()
+        before_s = family_cpu_s(postgres.pid)
         busy = wrk(gateway, self._load, self._seconds, self._folder)
-        used_s = family_cpu_s(self._postgres.pid) - before_s
+        used_s = family_cpu_s(postgres.pid) - before_s
         return busy, used_s / max(1.0, busy.rps * self._seconds) * 1e6
 
 
@@ -170,7 +193,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 tests/bench several", description=__doc__)
     parser.add_argument("--seconds", type=int, default=10, help="of each measurement")
     parser.add_argument("--connections", type=int, default=32, help="that ask at once")
-    parser.add_argument("--pin", action="store_true", help="each process of the gateway on one core")
+    parser.add_argument(
+        "--pin", action="store_true", help="each process of the gateway on one core, all else on the others"
+    )
     parser.add_argument(
         "--share", type=int, metavar="PERCENT", help="each process of the gateway limited to this part of a core"
     )
