@@ -348,7 +348,9 @@ class Quota:
 
         Returns: for each window whether the state is of the running one; of those that are over, nothing counts.
         """
-        self._turn(max(at_us, state.starts[0]))
+        latest_us = max(at_us, state.starts[0])
+        if latest_us >= self._windows.ends[0]:
+            self._turn(latest_us)
         runs = [start >= now for start, now in zip(state.starts, self._windows.starts, strict=True)]
         counter = self._counter(subject_id)
         counter.used = [figures if live else [0, 0, 0] for figures, live in zip(state.used, runs, strict=True)]

@@ -17,6 +17,8 @@ def claimed_rows(budgets: Budgets, drawer: Drawer, claim: Claim | None) -> list[
     """Returns the rows of the budgets that count a request now, and of those that hold its claim."""
     at_us = budgets.clock()
     counters = budgets.counters_of(drawer, at_us)
+    if not counters and (claim is None or claim.is_empty):
+        return []
     found: dict[str, Row] = {}
     for counter in counters:
         row = BudgetRow(counter)

@@ -45,6 +45,9 @@ from trustgate.receipts.receipt import leaf_hash_of
 from trustgate.receipts.segment import encode_entry
 from trustgate.types import Entry, Receipt
 
+#: That of a request whose parallel slot counts elsewhere.
+_NO_SLOT = ParallelSlot(())
+
 #: Returns the ids of a caller's tenant and key that are counted in rows.
 FindSubjects = Callable[[Caller], tuple[str, ...]]
 
@@ -205,14 +208,15 @@ class Open:
             raise RowsChanged
         claim = budgets.claim(self._drawer, ask.tokens, ask.cost_nano_usd, at_us)
         # Not its slot, which counts already: its counters may have been forgotten since, for a row that was made.
-        unlimited = ParallelSlot(())
-        hold = self._counters.quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, unlimited, claim)
+        quota = self._counters.quota
+        hold = quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, _NO_SLOT, claim)
         # Budgets that come meanwhile count what is used of it when it is settled.
         budgets.held.discard(claim)
         for subject in self._subjects:
             batch.rows[quota_key(subject)].hold(batch.node_id, hold)
-        for other in self._counters.quota.counters_of(_of_others(_both_subjects(caller), self._subjects, batch)):
-            other.add(-1, -ask.tokens, -ask.cost_nano_usd)
+        if others := _of_others(_both_subjects(caller), self._subjects, batch):
+            for other in quota.counters_of(others):
+                other.add(-1, -ask.tokens, -ask.cost_nano_usd)
         for counter, start_us, amount in claim.parts():
             batch.rows[budget_key(counter.of.budget, counter.subject)].hold(batch.node_id, start_us, amount)
         grant = Grant(batch.node_id, batch.number)
@@ -320,6 +324,8 @@ class Close:
         self._work = None if work is None else SettleWork(counters, work)
         #: The id of a receipt that was left in a journal; "": it was not.
         self._left = receipt.id if was_left and receipt is not None else ""
+        #: Whether it needs rows that few need.
+        self._needs_seldom = any((money, late, work, self._left, credit_nano_usd, late_charge_nano_usd))
 
     def add_rows(self, rows: dict[str, Any]) -> None:
         counters, held, receipt, draft = self._counters, self._hold, self._receipt, self._draft
@@ -334,7 +340,8 @@ class Close:
             add_rows(rows, (HeadRow(receipt.tenant),))
         if draft is not None and done_key(draft.home_id, DRAFTS) not in rows:
             add_rows(rows, (DraftsRow(draft.home_id, draft.life),))
-        add_rows(rows, self._seldom_rows())
+        if self._needs_seldom:
+            add_rows(rows, self._seldom_rows())
 
     def _seldom_rows(self) -> Iterator[Row]:
         """Yields the rows that few need."""
@@ -412,14 +419,12 @@ class Close:
 
     def _settle(self, held: SharedHold, use: Use | None, batch: Batch) -> None:
         quota, node_id = self._counters.quota, held.grant.node_id
-        hold = copy.copy(held.hold)
-        # It was given back above, or with all that its node held.
-        hold.slot = None
         # The counters of now: what was held in memory alone may have been counted anew since.
         both = _both_subjects(held.caller)
         others = _of_others(both, held.subjects, batch)
-        hold.counters = quota.counters_of([each for each in both if each not in others] if others else both)
-        claim, hold.claim = held.hold.claim, None
+        counters = quota.counters_of([each for each in both if each not in others] if others else both)
+        # Without its slot, which was given back above, or with all that its node held.
+        hold, claim = Hold(held.hold.ask, counters, held.hold.starts, None), held.hold.claim
         rows = [batch.rows[quota_key(subject)] for subject in held.subjects]
         parts = claimed_parts(claim)
         if self._counters.holds(held.grant, [*rows, *map(batch.rows.__getitem__, parts)] if parts else rows):

@@ -56,6 +56,10 @@ class _QuotaContent(Shared[QuotaShare]):
     figures: CounterState
 
 
+_encode_json = msgspec.json.Encoder().encode
+_decode_quota = msgspec.json.Decoder(_QuotaContent).decode
+
+
 class BudgetContent(Shared[dict[int, int]]):
     """The content of a budget's row; of a node: what it holds, by the beginning of the cell (microseconds UTC)."""
 
@@ -98,19 +102,24 @@ class QuotaRow:
         self.subject_id = self._subject_id = subject_id
         self._quota = quota
         self._nodes: dict[str, QuotaShare] = {}
+        #: By node, changes of what it holds in every window, which are not in ``_nodes`` yet: requests, tokens, cost.
+        self._changes: dict[str, list[int]] = {}
 
     def take_in(self, content: str, at_us: int) -> None:
-        found = msgspec.json.decode(content, type=_QuotaContent)
+        found = _decode_quota(content)
+        self._changes.clear()
         runs = self._quota.take_in(self._subject_id, found.figures, at_us)
         self._nodes = found.nodes
         for share in self._nodes.values():
             share.held = [held if live else [0, 0, 0] for held, live in zip(share.held, runs, strict=True)]
 
     def content(self) -> bytes:
-        return msgspec.json.encode(_QuotaContent(self._quota.state(self._subject_id), self._nodes))
+        self._add_changes()
+        return _encode_json(_QuotaContent(self._quota.state(self._subject_id), self._nodes))
 
     def count_anew(self, used: list[list[int]]) -> None:
         """Set what is used, by window: what the receipts have, and what is held, which stays so."""
+        self._add_changes()
         state = self._quota.state(self._subject_id)
         for window, figures in enumerate(state.used):
             held = [state.lasting[window], *(share.held[window] for share in self._nodes.values())]
@@ -122,16 +131,32 @@ class QuotaRow:
 
     def hold(self, node_id: str, hold: Hold) -> None:
         """Note that the node holds what was just taken."""
-        share = self._nodes.setdefault(node_id, QuotaShare.none())
-        for held in share.held:
-            _add(held, hold, 1)
+        if node_id not in self._nodes:
+            self._nodes[node_id] = QuotaShare.none()
+        self._change(node_id, hold, 1)
 
     def let_go(self, node_id: str, hold: Hold) -> None:
         """Note that the node holds it no more."""
-        share = self._nodes[node_id]
-        for held, start, now in zip(share.held, hold.starts, self._quota.starts, strict=True):
+        starts = self._quota.starts
+        if hold.starts == starts:
+            self._change(node_id, hold, -1)
+            return
+        for held, start, now in zip(self._nodes[node_id].held, hold.starts, starts, strict=True):
             if start == now:
                 _add(held, hold, -1)
+
+    def _change(self, node_id: str, hold: Hold, times: int) -> None:
+        """Note a change in every window. A batch has many, and writes their sum."""
+        change = self._changes.get(node_id)
+        if change is None:
+            change = self._changes[node_id] = [0, 0, 0]
+        _add(change, hold, times)
+
+    def _add_changes(self) -> None:
+        for node_id, change in self._changes.items():
+            for held in self._nodes[node_id].held:
+                held[:] = map(sum, zip(held, change, strict=True))
+        self._changes.clear()
 
     def enter(self, node_id: str, requests: int) -> None:
         """Note a change in the node's requests in flight."""
