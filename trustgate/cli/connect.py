@@ -83,10 +83,7 @@ def connect(
     if undo:
         if write or check or new_key or key_stdin:
             raise InvalidRequest("--undo stands alone.", hint=f"trustgate connect {client} --undo")
-        from trustgate.cli.connecting.merging import undo_file
-
-        document["undone"] = undo_file(cast(Path, path))
-        _print(document, json)
+        _undo(document, cast(Path, path), json)
         return
     if key_stdin and (new_key or not check):
         raise InvalidRequest("--key-stdin gives --check its key: it goes with it, and not with --new-key.")
@@ -95,11 +92,7 @@ def connect(
     target = ClientTarget(_origin(context, url), model, _variable(connectable, key_variable))
     document |= _described(connectable, target, path)
     if write:
-        from trustgate.cli.connecting.merging import merge_file
-
-        assert connectable.document is not None
-        members = connectable.document(target)
-        document["written"] = merge_file(cast(Path, path), connectable.format, members, connectable.own_keys)
+        document["written"] = _written(connectable, target, cast(Path, path))
     key = ""
     if new_key is not None:
         # After what may be refused: a key is shown only once.
@@ -108,22 +101,44 @@ def connect(
         document["key"] = {"id": made.key.id, "secret": made.secret}
     if check:
         key = key or (_key_from_stdin() if key_stdin else read_secret_variable(target.variable))
-        from trustgate.cli.connecting.trying import try_client
+        _check(connectable, target, key, document, json)
+    else:
+        _print(document, json)
 
-        if not json:
-            # A new key is shown before the check, which may fail: it cannot be shown again.
-            _print(document, json)
-        try:
-            with render.waiting(f"{connectable.title} is tried …", quiet=json):
-                document["check"] = try_client(connectable, target, key)
-        except BaseException:
-            if json and new_key is not None:
-                _print({**document, "check": None}, json)
-            raise
-        if not json:
-            _print_check(document["check"])
-            return
+
+def _undo(document: dict[str, Any], path: Path, json: bool) -> None:
+    from trustgate.cli.connecting.merging import undo_file
+
+    document["undone"] = undo_file(path)
     _print(document, json)
+
+
+def _written(client: Connectable, target: ClientTarget, path: Path) -> Any:
+    """Returns what became of the program's file, which has the configuration now."""
+    from trustgate.cli.connecting.merging import merge_file
+
+    assert client.document is not None
+    return merge_file(path, client.format, client.document(target), client.own_keys)
+
+
+def _check(client: Connectable, target: ClientTarget, key: str, document: dict[str, Any], json: bool) -> None:
+    """Send a first request, and print ``document`` and what came of it."""
+    from trustgate.cli.connecting.trying import try_client
+
+    if not json:
+        # A new key is shown before the check, which may fail: it cannot be shown again.
+        _print(document, json)
+    try:
+        with render.waiting(f"{client.title} is tried …", quiet=json):
+            document["check"] = try_client(client, target, key)
+    except BaseException:
+        if json and "key" in document:
+            _print({**document, "check": None}, json)
+        raise
+    if json:
+        _print(document, json)
+    else:
+        _print_check(document["check"])
 
 
 def _path(client: Connectable, given: Path | None, *, needed: bool) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from trustgate.admin.profile_words import TITLES, GivenRules, rule_lines
 from trustgate.admin.profiling import ProfileClear, ProfileList, ProfilePut, ProfileShow, ProfileState
 from trustgate.cli import render
 from trustgate.cli.context import JsonOption, execute
+from trustgate.cli.options import option, with_options
 from trustgate.errors import InvalidRequest
 from trustgate.models.profiles import summed_up
 from trustgate.types import ProfileRules
@@ -24,106 +26,147 @@ TenantOption = Annotated[str | None, typer.Option("--tenant", metavar="TENANT", 
 KeyOption = Annotated[str | None, typer.Option("--key", metavar="KEY", help="Of this key alone.")]
 
 
-def _entries(flag: str, metavar: str, help: str) -> Any:
-    return typer.Option(flag, metavar=metavar, help=help)
+#: ``--`` and these, in the order of the help; each is a member of ``GivenRules``, or a part of one.
+_OPTIONS = [
+    option(
+        "name",
+        list[str],
+        "--name",
+        metavar="NAME=MODEL",
+        help="A name of its own for a model, before all others: gpt-4=llama. Repeatable.",
+    ),
+    option("only_own_names", Literal["yes", "no"], "--only-own-names", help="No models but those with a --name."),
+    option("default_model", str, "--default-model", metavar="MODEL", help="For requests that name no model."),
+    option(
+        "unknown_models",
+        Literal["refuse", "default"],
+        "--unknown-models",
+        help="Names that do not exist: refuse them, or take the default model.",
+    ),
+    option(
+        "set_parameter",
+        list[str],
+        "--set",
+        metavar="NAME=JSON",
+        help="A parameter, whatever the request has: temperature=0. Repeatable.",
+    ),
+    option(
+        "default",
+        list[str],
+        "--default",
+        metavar="NAME=JSON",
+        help="A parameter where the request has none. Repeatable.",
+    ),
+    option(
+        "cap",
+        list[str],
+        "--cap",
+        metavar="NAME=MOST",
+        help="The most a request may ask for: max_tokens=800, reasoning_effort=low. Repeatable.",
+    ),
+    option(
+        "system",
+        str,
+        "--system",
+        metavar="TEXT",
+        help="A system message put before each request's own; or @FILE.",
+    ),
+    option(
+        "provider",
+        list[str],
+        "--provider",
+        metavar="NAME[,…]",
+        help="The providers that may serve, the preferred first.",
+    ),
+    option(
+        "target",
+        list[str],
+        "--target",
+        metavar="GLOB[,…]",
+        help="The passports that may serve, the preferred first.",
+    ),
+    option(
+        "header",
+        list[str],
+        "--header",
+        metavar="NAME=TEXT",
+        help="A header for LLM servers, or NAME@PROVIDER; no secret. Repeatable.",
+    ),
+    option(
+        "header_env",
+        list[str],
+        "--header-env",
+        metavar="NAME=VARIABLE",
+        help="A header whose value is in a variable. Repeatable.",
+    ),
+    option(
+        "header_file",
+        list[str],
+        "--header-file",
+        metavar="NAME=FILE",
+        help="A header whose value is in a file. Repeatable.",
+    ),
+    option(
+        "credential_env",
+        list[str],
+        "--credential-env",
+        metavar="PASSPORT=VARIABLE",
+        help="The variable with an upstream key of its own for this passport. Repeatable.",
+    ),
+    option(
+        "credential_file",
+        list[str],
+        "--credential-file",
+        metavar="PASSPORT=FILE",
+        help="Or the file with that key. Repeatable.",
+    ),
+    option(
+        "fee",
+        list[str],
+        "--fee",
+        metavar="PASSPORT=USD",
+        help="What a request with that upstream key is charged, instead of the price.",
+    ),
+]
+
+
+def _collect(options: Mapping[str, Any]) -> GivenRules:
+    given = GivenRules()
+    try:
+        given.names(options["name"])
+        given.single("own_names_only", options["only_own_names"], lambda text: text == "yes")
+        given.single("default_model", options["default_model"])
+        given.single("default_for_unknown", options["unknown_models"], lambda text: text == "default")
+        given.parameters("parameters", "--set", options["set_parameter"])
+        given.parameters("defaults", "--default", options["default"])
+        given.parameters("caps", "--cap", options["cap"], words=True)
+        given.single("system", options["system"], _text)
+        given.words("providers", options["provider"])
+        given.words("targets", options["target"])
+        for kind, name in (("text", "header"), ("env", "header_env"), ("file", "header_file")):
+            given.headers(kind, options[name])
+        given.credentials("env", options["credential_env"])
+        given.credentials("file", options["credential_file"])
+        given.fee(options["fee"])
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return given
 
 
 @app.command("set", short_help="Add to a profile.")
+@with_options("given", _OPTIONS, _collect)
 def set_(
     context: typer.Context,
+    given: GivenRules,
     plan: PlanOption = None,
     tenant: TenantOption = None,
     key: KeyOption = None,
-    name: Annotated[
-        list[str] | None,
-        _entries("--name", "NAME=MODEL", "A name of its own for a model, before all others: gpt-4=llama. Repeatable."),
-    ] = None,
-    only_own_names: Annotated[
-        Literal["yes", "no"] | None, typer.Option("--only-own-names", help="No models but those with a --name.")
-    ] = None,
-    default_model: Annotated[
-        str | None, typer.Option("--default-model", metavar="MODEL", help="For requests that name no model.")
-    ] = None,
-    unknown_models: Annotated[
-        Literal["refuse", "default"] | None,
-        typer.Option("--unknown-models", help="Names that do not exist: refuse them, or take the default model."),
-    ] = None,
-    set_parameter: Annotated[
-        list[str] | None,
-        _entries("--set", "NAME=JSON", "A parameter, whatever the request has: temperature=0. Repeatable."),
-    ] = None,
-    default: Annotated[
-        list[str] | None, _entries("--default", "NAME=JSON", "A parameter where the request has none. Repeatable.")
-    ] = None,
-    cap: Annotated[
-        list[str] | None,
-        _entries(
-            "--cap", "NAME=MOST", "The most a request may ask for: max_tokens=800, reasoning_effort=low. Repeatable."
-        ),
-    ] = None,
-    system: Annotated[
-        str | None,
-        typer.Option("--system", metavar="TEXT", help="A system message put before each request's own; or @FILE."),
-    ] = None,
-    provider: Annotated[
-        list[str] | None,
-        _entries("--provider", "NAME[,…]", "The providers that may serve, the preferred first."),
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        _entries("--target", "GLOB[,…]", "The passports that may serve, the preferred first."),
-    ] = None,
-    header: Annotated[
-        list[str] | None,
-        _entries("--header", "NAME=TEXT", "A header for LLM servers, or NAME@PROVIDER; no secret. Repeatable."),
-    ] = None,
-    header_env: Annotated[
-        list[str] | None,
-        _entries("--header-env", "NAME=VARIABLE", "A header whose value is in a variable. Repeatable."),
-    ] = None,
-    header_file: Annotated[
-        list[str] | None, _entries("--header-file", "NAME=FILE", "A header whose value is in a file. Repeatable.")
-    ] = None,
-    credential_env: Annotated[
-        list[str] | None,
-        _entries(
-            "--credential-env",
-            "PASSPORT=VARIABLE",
-            "The variable with an upstream key of its own for this passport. Repeatable.",
-        ),
-    ] = None,
-    credential_file: Annotated[
-        list[str] | None, _entries("--credential-file", "PASSPORT=FILE", "Or the file with that key. Repeatable.")
-    ] = None,
-    fee: Annotated[
-        list[str] | None,
-        _entries("--fee", "PASSPORT=USD", "What a request with that upstream key is charged, instead of the price."),
-    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Add to a profile, in effect from the next request on. `none` takes an entry or a value away.
 
     A key's profile goes before its tenant's, a tenant's before its plan's, entry by entry.
     """
-    given = GivenRules()
-    try:
-        given.names(name)
-        given.single("own_names_only", only_own_names, lambda text: text == "yes")
-        given.single("default_model", default_model)
-        given.single("default_for_unknown", unknown_models, lambda text: text == "default")
-        given.parameters("parameters", "--set", set_parameter)
-        given.parameters("defaults", "--default", default)
-        given.parameters("caps", "--cap", cap, words=True)
-        given.single("system", system, _text)
-        given.words("providers", provider)
-        given.words("targets", target)
-        for kind, headers in (("text", header), ("env", header_env), ("file", header_file)):
-            given.headers(kind, headers)
-        given.credentials("env", credential_env)
-        given.credentials("file", credential_file)
-        given.fee(fee)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
     if given.is_empty:
         raise InvalidRequest("No change was given.", hint="trustgate profile set --help")
     rules = ProfileRules(**given.members)
