@@ -12,27 +12,16 @@ from tests.support.entries import FIRST_US, make_entry
 from trustgate.access.keys import hash_secret
 from trustgate.admin.commands import (
     Admin,
-    AliasList,
-    AliasRemove,
-    AliasSet,
     Command,
     KeyCreate,
     KeyList,
     KeyRevoke,
     KeyRotate,
     KeyShow,
-    PassportAdd,
-    PassportImport,
-    PassportList,
-    PassportSet,
-    PassportShow,
-    PassportStatus,
     PlanList,
     PlanPut,
     PlanRemove,
     PlanShow,
-    ReceiptList,
-    ReceiptShow,
     Status,
     TenantAdd,
     TenantList,
@@ -42,9 +31,20 @@ from trustgate.admin.commands import (
     TenantShow,
     TenantSuspend,
     TenantWithKey,
-    UsageShow,
 )
 from trustgate.admin.local import COMMANDS
+from trustgate.admin.log_commands import ReceiptList, ReceiptShow, UsageShow
+from trustgate.admin.model_commands import (
+    AliasList,
+    AliasRemove,
+    AliasSet,
+    PassportAdd,
+    PassportImport,
+    PassportList,
+    PassportSet,
+    PassportShow,
+    PassportStatus,
+)
 from trustgate.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound, TrustGateError
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.models.passports import ImportedPassport, PassportFields

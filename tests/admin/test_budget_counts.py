@@ -17,7 +17,8 @@ from trustgate.access.budget_counter import BudgetStanding
 from trustgate.access.budgets import BudgetEvent
 from trustgate.admin.budget_counts import budget_differences, count_anew
 from trustgate.admin.budgeting import BudgetList, BudgetPut, BudgetRemove
-from trustgate.admin.commands import AliasSet, KeyRotate, PassportAdd, TenantAdd, TenantSet
+from trustgate.admin.commands import KeyRotate, TenantAdd, TenantSet
+from trustgate.admin.model_commands import AliasSet, PassportAdd
 from trustgate.errors import InvalidRequest
 from trustgate.models.passports import PassportFields
 from trustgate.observe.budget_notices import budget_notice

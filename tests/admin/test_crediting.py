@@ -7,7 +7,8 @@ import hashlib
 import pytest
 
 from tests.admin.conftest import Plane
-from trustgate.admin.commands import ReceiptShow, TenantAdd
+from trustgate.admin.commands import TenantAdd
+from trustgate.admin.log_commands import ReceiptShow
 from trustgate.admin.money import PaymentRefundCredit, PaymentSet, TenantCredit
 from trustgate.errors import Conflict, InvalidRequest
 from trustgate.ids import new_id, now_us

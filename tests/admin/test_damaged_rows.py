@@ -11,8 +11,9 @@ import pytest
 from tests.support.entries import FIRST_US
 from tests.support.old_receipts import fill
 from tests.support.payments import evm_payload, evm_requirements, payment_of
-from trustgate.admin.commands import Admin, AnchorList, AnchorStatus, PlanList, ReceiptExport, ReceiptList, TenantAdd
+from trustgate.admin.commands import Admin, PlanList, TenantAdd
 from trustgate.admin.local import open_local_admin
+from trustgate.admin.log_commands import AnchorList, AnchorStatus, ReceiptExport, ReceiptList
 from trustgate.admin.money import BooksAudit, BooksReport, PaymentList, TenantCredit
 from trustgate.errors import StoreDamaged
 from trustgate.settings import Settings

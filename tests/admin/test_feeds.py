@@ -19,8 +19,9 @@ from tests.admin.conftest import Plane
 from tests.admin.test_routes import Broken
 from tests.support.entries import FIRST_US, make_entries, make_entry
 from trustgate.admin.backupfile import unpack
-from trustgate.admin.commands import Admin, Backup, Compact, Feed, ReceiptsExport, TenantAdd, UsageExport
+from trustgate.admin.commands import Admin, Feed, TenantAdd
 from trustgate.admin.local import FEEDS
+from trustgate.admin.log_commands import Backup, Compact, ReceiptsExport, UsageExport
 from trustgate.admin.routes import FEED_PATH, admin_routes
 from trustgate.errors import Conflict, NotFound, PermissionDenied, StoreDamaged, StoreTooNew, TrustGateError
 from trustgate.store.exports import RECEIPT_COLUMNS, USAGE_COLUMNS, write_table

@@ -10,8 +10,9 @@ import pytest
 from tests.admin.conftest import Plane
 from tests.support.entries import make_entry
 from tests.support.processes import PATIENCE_S
-from trustgate.admin.commands import KeyRevoke, ReceiptList, Status, TenantAdd, TenantList, UsageShow
+from trustgate.admin.commands import KeyRevoke, Status, TenantAdd, TenantList
 from trustgate.admin.local import open_local_admin
+from trustgate.admin.log_commands import ReceiptList, UsageShow
 from trustgate.errors import StoreLocked, Unavailable
 from trustgate.receipts.journal import Journal
 from trustgate.settings import load_settings

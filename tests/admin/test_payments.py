@@ -12,16 +12,9 @@ import pytest
 from tests.admin.conftest import Plane
 from tests.support.entries import make_entry
 from tests.support.facilitator import FacilitatorDouble
-from trustgate.admin.commands import (
-    Admin,
-    Command,
-    PassportAdd,
-    PassportStatus,
-    ReceiptShow,
-    TenantAdd,
-    TenantRemove,
-    TenantWithKey,
-)
+from trustgate.admin.commands import Admin, Command, TenantAdd, TenantRemove, TenantWithKey
+from trustgate.admin.log_commands import ReceiptShow
+from trustgate.admin.model_commands import PassportAdd, PassportStatus
 from trustgate.admin.money import (
     BooksAudit,
     BooksReport,

@@ -20,7 +20,7 @@ from tests.cluster.load import Load
 from tests.support.links import Link
 from tests.support.postgres import Postgres, run_sql
 from tests.support.processes import wait_until
-from trustgate.admin import commands
+from trustgate.admin import commands, log_commands
 from trustgate.admin.remote import RemoteAdmin
 from trustgate.receipts.merkle import root_of
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
@@ -222,7 +222,7 @@ class Promises:
             assert audit["ok"], audit
             sizes[:] = sorted(finding["tree_size"] for finding in audit["findings"])
             assert len(set(sizes)) == len(sizes), f"anchored twice: {sizes}"
-            anchors = self.execute(commands.AnchorList())
+            anchors = self.execute(log_commands.AnchorList())
             recorded[:] = sorted(anchor.tree_size for anchor in anchors if anchor.state == "anchored")
             return sizes == recorded
 

@@ -22,8 +22,8 @@ import duckdb  # noqa: F401 - loaded once, for all children
 
 from tests.support.forks import in_a_child
 from tests.support.old_receipts import fill
-from trustgate.admin.commands import ArchiveReceipts, ArchiveReport
 from trustgate.admin.local import open_local_admin
+from trustgate.admin.log_commands import ArchiveReceipts, ArchiveReport
 from trustgate.admin.money import BooksAudit
 from trustgate.settings import Settings
 from trustgate.store import ReceiptFilter, UsageFilter, archiving, copying, open_store

@@ -24,7 +24,8 @@ import msgspec
 from tests.support.gateway import Gateway
 from tests.support.processes import PATIENCE_S
 from tests.support.tokens import SOL, Token, Wallet
-from trustgate.admin.commands import Command, ReceiptShow, TenantAdd
+from trustgate.admin.commands import Command, TenantAdd
+from trustgate.admin.log_commands import ReceiptShow
 from trustgate.admin.money import OfferWanted, PaymentList, PaymentSet, TenantCredit
 from trustgate.admin.remote import RemoteAdmin
 from trustgate.localnet import running_localnet

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trustgate.admin.commands import (
+from trustgate.admin.context import AdminContext
+from trustgate.admin.log_commands import (
     AnchorFlush,
     AnchorKey,
     AnchorKeygen,
@@ -18,7 +19,6 @@ from trustgate.admin.commands import (
     FlushState,
     LogStatus,
 )
-from trustgate.admin.context import AdminContext
 from trustgate.solana.anchoring import FlushOrder
 from trustgate.solana.reports import AnchorAudit
 from trustgate.types import Anchor

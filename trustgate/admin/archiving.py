@@ -13,8 +13,8 @@ from pathlib import Path
 
 from trustgate.admin.background_work import ReportProgress
 from trustgate.admin.backup import alone
-from trustgate.admin.commands import ArchiveFound, ArchiveList, ArchiveReceipts, ArchiveReport, ArchiveState
 from trustgate.admin.context import AdminContext
+from trustgate.admin.log_commands import ArchiveFound, ArchiveList, ArchiveReceipts, ArchiveReport, ArchiveState
 from trustgate.admin.ownership import give_to_owner
 from trustgate.errors import InvalidRequest, Unavailable
 from trustgate.ids import iso_us

@@ -33,8 +33,9 @@ from trustgate.admin.backupfile import (
     head,
     padding,
 )
-from trustgate.admin.commands import Backup, BackupMade, Compact, Write
+from trustgate.admin.commands import Write
 from trustgate.admin.context import AdminContext
+from trustgate.admin.log_commands import Backup, BackupMade, Compact
 from trustgate.errors import Conflict, HomeUnusable, Unavailable
 from trustgate.ids import now_us
 from trustgate.store import Compacted

@@ -12,21 +12,17 @@ from trustgate.access.budget_counter import BudgetStanding
 from trustgate.admin.audit import BooksAuditor, BooksSnapshot
 from trustgate.admin.background_work import ReportProgress
 from trustgate.admin.budget_counts import budget_differences
-from trustgate.admin.commands import (
-    Look,
+from trustgate.admin.commands import Look, Reload, Reloaded, ServerStatus, Status
+from trustgate.admin.context import AdminContext
+from trustgate.admin.log_commands import (
     ReceiptAside,
     ReceiptDetail,
     ReceiptExport,
     ReceiptList,
     ReceiptMend,
     ReceiptShow,
-    Reload,
-    Reloaded,
-    ServerStatus,
-    Status,
     UsageShow,
 )
-from trustgate.admin.context import AdminContext
 from trustgate.admin.money import AuditState, BooksAudit, BooksReport, Difference
 from trustgate.errors import Conflict, InvalidRequest, NotFound, StoreDamaged
 from trustgate.ids import now_us, receipt_of_request

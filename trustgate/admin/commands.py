@@ -4,6 +4,9 @@ Each command is a frozen record whose tag is its name on the wire; ``Admin.execu
 its result. ``local`` does the work on a store; ``remote`` encodes the command for the server's socket and
 ``routes`` decodes it there, so the command line works the same whether the server is running or not. A ``Feed`` is a
 verb whose answer is too long for one record: a backup, an export.
+
+Here are the form, and the verbs on tenants, keys, plans and the server. The others: ``model_commands``,
+``log_commands``, ``budgeting``, ``profiling``, ``money``, ``subscriptions``, ``clustering``, ``consoling``.
 """
 
 from __future__ import annotations
@@ -13,21 +16,12 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
-from trustgate.models.passports import ImportedPassport, PassportFields
 from trustgate.observe.live_stats import LiveStats, WorkerLoad
-from trustgate.solana.reports import AnchorAudit, FlushOutcome
-from trustgate.store import ArchiveFile, Compacted, UsageRow
-from trustgate.store.base import UsageGroup
 from trustgate.types import (
-    Alias,
-    Anchor,
     ApiKey,
-    Finish,
     Limits,
-    Passport,
     PaymentTerms,
     Plan,
-    Receipt,
     Scope,
     Tenant,
 )
@@ -72,16 +66,6 @@ class TenantDetail(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[ApiKey, ...]
     #: None: it has never had to pay.
     terms: PaymentTerms | None = None
-
-
-class ReceiptDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """A receipt, where it stands in the log, and what opens its commitments."""
-
-    seq: int
-    receipt: Receipt
-    #: 64 hexadecimal digits; present for callers that may open the commitments.
-    secret: str | None = None
-    leaf_hash: str
 
 
 class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,7 +155,7 @@ class TenantRestore(Command[TenantDetail], frozen=True, kw_only=True, tag="tenan
     result = TenantDetail
 
 
-# keys; KEY is an id, ``sha256:`` and the hash of its secret, or the secret's redacted form when only one key has it
+# keys; KEY is an id, ``sha256:`` and the hash of its secret, or what only one key has: the redacted secret, or a name
 
 
 class KeyCreate(Command[NewKey], frozen=True, kw_only=True, tag="key.create"):
@@ -271,316 +255,7 @@ class PlanRemove(Command[Plan], frozen=True, kw_only=True, tag="plan.remove"):
     result = Plan
 
 
-# passports; PASSPORT is an id or a slug
-
-
-class PassportAdd(Command[Passport], frozen=True, kw_only=True, tag="passport.add"):
-    slug: str
-    fields: PassportFields
-    result = Passport
-
-
-class PassportSet(Command[Passport], frozen=True, kw_only=True, tag="passport.set"):
-    """Change what is given. ``unset`` names optional members to set back to what a new passport has."""
-
-    passport: str
-    fields: PassportFields = PassportFields()
-    unset: tuple[str, ...] = ()
-    #: Prices by field name; the others stay. None for the cached price: cached tokens cost what others cost.
-    prices: dict[str, int | None] = {}
-    #: The prices given hold under these conditions alone: members of types.ConditionalRates that are no rates.
-    conditions: dict[str, int | str] = {}
-    #: Take away all prices that hold under a condition; before ``prices`` are set.
-    clear_conditions: bool = False
-    result = Passport
-
-
-class PassportList(Command[tuple[Passport, ...]], frozen=True, kw_only=True, tag="passport.list"):
-    revoked: bool = False
-    result = tuple[Passport, ...]
-
-
-class PassportShow(Command[Passport], frozen=True, kw_only=True, tag="passport.show"):
-    passport: str
-    result = Passport
-
-
-class PassportStatus(Command[Passport], frozen=True, kw_only=True, tag="passport.status"):
-    passport: str
-    status: Literal["active", "deprecated", "revoked"]
-    result = Passport
-
-
-class ImportResult(msgspec.Struct, frozen=True, kw_only=True):
-    added: tuple[str, ...]
-    changed: tuple[str, ...]
-    unchanged: int
-
-
-class PassportImport(Command[ImportResult], frozen=True, kw_only=True, tag="passport.import"):
-    """Add what is new; of what exists, change what the file gives. ``only_existing`` adds nothing (a price table)."""
-
-    passports: tuple[ImportedPassport, ...]
-    only_existing: bool = False
-    #: What prices come from, for people.
-    source: str = "an import"
-    result = ImportResult
-
-
-class AliasSet(Command[Alias], frozen=True, kw_only=True, tag="alias.set"):
-    name: str
-    target: str
-    result = Alias
-
-
-class AliasList(Command[tuple[Alias, ...]], frozen=True, kw_only=True, tag="alias.list"):
-    result = tuple[Alias, ...]
-
-
-class AliasRemove(Command[Alias], frozen=True, kw_only=True, tag="alias.remove"):
-    name: str
-    result = Alias
-
-
-# the books
-
-
-class UsageShow(Command[tuple[UsageRow, ...]], frozen=True, kw_only=True, tag="usage.show"):
-    by: UsageGroup = "day"
-    tenant: str | None = None
-    since_us: int | None = None
-    until_us: int | None = None
-    result = tuple[UsageRow, ...]
-
-
-class ReceiptList(Command[tuple[ReceiptDetail, ...]], frozen=True, kw_only=True, tag="receipt.list"):
-    """``model`` is a shell glob, ``status`` the lowest and the highest; since <= created < until."""
-
-    tenant: str | None = None
-    key: str | None = None
-    model: str | None = None
-    status: tuple[int, int] | None = None
-    finish: Finish | None = None
-    since_us: int | None = None
-    until_us: int | None = None
-    before_seq: int | None = None
-    limit: int = 50
-    result = tuple[ReceiptDetail, ...]
-
-
-class ReceiptShow(Command[ReceiptDetail], frozen=True, kw_only=True, tag="receipt.show"):
-    """``receipt``: its id, or the request id that the gateway gave the request (ids.receipt_of_request)."""
-
-    receipt: str
-    result = ReceiptDetail
-
-
-class ReceiptExport(Command[str], frozen=True, kw_only=True, tag="receipt.export"):
-    """A receipt with all that is needed to verify it: the text of a bundle (receipts.bundle).
-
-    ``disclose``: which of the two commitments can be opened with the bundle. Its holder can then try to guess the
-    content, too.
-    """
-
-    receipt: str
-    disclose: tuple[Literal["request", "response"], ...] = ()
-    result = str
-
-
-class ReceiptAside(msgspec.Struct, frozen=True, kw_only=True):
-    """A receipt that the database cannot hold as it is; where it is added up, what does not fit counts as nothing."""
-
-    seq: int
-    id: str
-    tenant: str
-    reason: str
-    set_aside_us: int
-    accepted: bool
-
-
-class ReceiptMend(Command[tuple[ReceiptAside, ...]], frozen=True, kw_only=True, tag="receipt.mend"):
-    """Store what was set aside and fits by now; gives what does not. ``accept``: that is no fault any more."""
-
-    accept: bool = False
-    result = tuple[ReceiptAside, ...]
-
-
-# anchors
-
-
-class LogStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The log, its name and what of it stands on the chain of the settings."""
-
-    origin: str
-    #: Verifier key of the checkpoints (C2SP signed-note).
-    vkey: str
-    tree_size: int
-    #: Root hash of that size, hexadecimal.
-    root: str
-    #: Who pays for anchors, base58; None while there is no such key.
-    pubkey: str | None
-    #: The largest state that is anchored, on any chain; 0 for none.
-    anchored_size: int
-    anchored_us: int
-    #: Anchors that were begun and are not settled.
-    planned: tuple[Anchor, ...] = ()
-    #: The schedule, as a sentence, and why its last try failed, if it did.
-    schedule: str = ""
-    problem: str = ""
-
-
-class FlushState(msgspec.Struct, frozen=True, kw_only=True):
-    """A flush at work, or at its end: ``outcome`` is there then."""
-
-    stage: str
-    outcome: FlushOutcome | None = None
-
-
-class AnchorFlush(Command[FlushState], frozen=True, kw_only=True, tag="anchor.flush"):
-    """Begin an anchor of everything since the last one, or ask how it goes: answers within a second or so.
-
-    Asking again with the same ``flush`` (an id of the caller's making) goes on with the same one, until there is an
-    outcome. What is None is as the settings say.
-    """
-
-    flush: str
-    rpc: str | None = None
-    keypair: str | None = None
-    commitment: Literal["confirmed", "finalized"] | None = None
-    max_fee_lamports: int | None = None
-    mainnet: bool = False
-    dry_run: bool = False
-    result = FlushState
-
-
-class AnchorList(Command[tuple[Anchor, ...]], frozen=True, kw_only=True, tag="anchor.list"):
-    result = tuple[Anchor, ...]
-
-
-class AnchorStatus(Command[LogStatus], frozen=True, kw_only=True, tag="anchor.status"):
-    result = LogStatus
-
-
-class AnchorVerify(Command[AnchorAudit], frozen=True, kw_only=True, tag="anchor.verify"):
-    """Check every anchor from chain data, and against the log."""
-
-    rpc: str | None = None
-    keypair: str | None = None
-    result = AnchorAudit
-
-
-class AnchorKey(msgspec.Struct, frozen=True, kw_only=True):
-    pubkey: str
-    path: str
-
-
-class AnchorKeygen(Command[AnchorKey], frozen=True, kw_only=True, tag="anchor.keygen"):
-    """Make the key that pays for anchors, a file as the Solana CLI writes it. Refuses to replace one."""
-
-    keypair: str | None = None
-    result = AnchorKey
-
-
-# care
-
-
-class BackupMade(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup holds: the log up to this receipt, under this name."""
-
-    created_us: int
-    store_id: str
-    last_seq: int
-    origin: str
-    size_bytes: int
-    #: Archive files in it, and those that it only names.
-    archives: int = 0
-    archives_left_out: int = 0
-
-
-class Backup(Feed[BackupMade], frozen=True, kw_only=True, tag="backup"):
-    """Everything that has to be kept, as one file (``admin.backupfile``). It holds a key: never over a network.
-
-    ``archives``: the archive files are in it too; otherwise it names them.
-    """
-
-    archives: bool = True
-
-    result = BackupMade
-
-
-class Exported(msgspec.Struct, frozen=True, kw_only=True):
-    rows: int
-
-
-class ReceiptsExport(Feed[Exported], frozen=True, kw_only=True, tag="receipts.export"):
-    """Receipts as JSON lines (``Store.export_receipts``), in the log's order."""
-
-    tenant: str | None = None
-    since_us: int | None = None
-    until_us: int | None = None
-    result = Exported
-
-
-class UsageExport(Feed[Exported], frozen=True, kw_only=True, tag="usage.export"):
-    """Usage as JSON lines (``Store.export_usage``), day by day."""
-
-    tenant: str | None = None
-    since_us: int | None = None
-    until_us: int | None = None
-    result = Exported
-
-
-class Compact(Command[Compacted], frozen=True, kw_only=True, tag="compact"):
-    """Rewrite the database without what is unused in it. Receipts wait in the journal meanwhile."""
-
-    result = Compacted
-    timeout_s = 3600.0
-
-
-class ArchiveReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What was moved into archive files, or would be, and what stays in the database."""
-
-    #: Receipts moved by this order, and receipts 1 to ``last_seq`` that are archived now.
-    receipts: int
-    last_seq: int
-    files: tuple[ArchiveFile, ...] = ()
-    #: Why receipts that were asked for stay, for people; "" where none does.
-    kept: str = ""
-    #: The size of the database before and after; 0 where nothing was moved.
-    before_bytes: int = 0
-    after_bytes: int = 0
-    dry_run: bool = False
-
-
-class ArchiveState(msgspec.Struct, frozen=True, kw_only=True):
-    stage: str
-    report: ArchiveReport | None = None
-
-
-class ArchiveReceipts(Command[ArchiveState], frozen=True, kw_only=True, tag="archive.receipts"):
-    """Move receipts of before a time into Parquet files, or ask how it goes: as ``AnchorFlush`` does."""
-
-    order: str
-    before_us: int
-    #: A folder on the server's machine; None: the home's.
-    to: str | None = None
-    dry_run: bool = False
-    result = ArchiveState
-
-
-class ArchiveFound(msgspec.Struct, frozen=True, kw_only=True):
-    """An archive file, where it is, and what is wrong with it ("" for nothing)."""
-
-    file: ArchiveFile
-    path: str
-    problem: str = ""
-
-
-class ArchiveList(Command[tuple[ArchiveFound, ...]], frozen=True, kw_only=True, tag="archive.list"):
-    """The archive files; ``check``: their contents are read and compared with their hashes."""
-
-    check: bool = False
-    result = tuple[ArchiveFound, ...]
+# the server
 
 
 class Reloaded(msgspec.Struct, frozen=True, kw_only=True):

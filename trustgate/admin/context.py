@@ -16,9 +16,10 @@ from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Directory
 from trustgate.access.quota import Quota
 from trustgate.admin.background_work import Watched
-from trustgate.admin.commands import ArchiveReport, Reloaded, ServerStatus
+from trustgate.admin.commands import Reloaded, ServerStatus
 from trustgate.admin.consoling import ConsoleLink
 from trustgate.admin.flushing import Flushing
+from trustgate.admin.log_commands import ArchiveReport
 from trustgate.admin.money import BooksReport, Reconciled
 from trustgate.errors import Conflict
 from trustgate.ids import new_id, now_us

@@ -5,8 +5,9 @@ Owns the pace: a page at a time, never more in memory, and the store is free for
 
 from __future__ import annotations
 
-from trustgate.admin.commands import Exported, ReceiptsExport, UsageExport, Write
+from trustgate.admin.commands import Write
 from trustgate.admin.context import AdminContext
+from trustgate.admin.log_commands import Exported, ReceiptsExport, UsageExport
 from trustgate.store import ExportFilter
 
 #: Receipts a page, some 500 kB of text. To sort them and put them together takes the database 8 to 16 MB, and it may

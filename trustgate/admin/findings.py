@@ -12,16 +12,8 @@ from typing import Literal
 import msgspec
 
 from trustgate.admin.clustering import NodeList, NodesFound
-from trustgate.admin.commands import (
-    Admin,
-    AnchorStatus,
-    ArchiveFound,
-    ArchiveList,
-    LogStatus,
-    ServerStatus,
-    Status,
-    TargetStatus,
-)
+from trustgate.admin.commands import Admin, ServerStatus, Status, TargetStatus
+from trustgate.admin.log_commands import AnchorStatus, ArchiveFound, ArchiveList, LogStatus
 from trustgate.admin.money import PaymentCheck, PaymentFinding, PriceCheck
 from trustgate.admin.subscriptions import NotifyList, SubscriberState
 from trustgate.formats import written

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from trustgate.admin.background_work import Watched
-from trustgate.admin.commands import FlushState
+from trustgate.admin.log_commands import FlushState
 from trustgate.errors import Conflict
 from trustgate.solana.anchoring import Anchoring, FlushOrder
 from trustgate.solana.reports import FlushOutcome

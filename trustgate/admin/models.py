@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from trustgate.admin.commands import (
+from trustgate.admin.context import AdminContext
+from trustgate.admin.model_commands import (
     AliasList,
     AliasRemove,
     AliasSet,
@@ -19,7 +20,6 @@ from trustgate.admin.commands import (
     PassportShow,
     PassportStatus,
 )
-from trustgate.admin.context import AdminContext
 from trustgate.admin.prices import with_listed_price
 from trustgate.errors import Conflict, InvalidRequest, NotFound
 from trustgate.ids import new_id, now_us

@@ -6,7 +6,8 @@ from typing import Literal
 
 import msgspec
 
-from trustgate.admin.commands import AnchorKey, Command, Feed, ReceiptDetail
+from trustgate.admin.commands import Command, Feed
+from trustgate.admin.log_commands import AnchorKey, ReceiptDetail
 from trustgate.payment.interfaces import OfferFact
 from trustgate.statements.making import StatementMade
 from trustgate.types import Payment, PaymentFlow, PaymentState, PaymentTerms, Prices, Tenant

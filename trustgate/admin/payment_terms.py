@@ -11,9 +11,9 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from trustgate.admin.commands import AnchorKey
 from trustgate.admin.context import AdminContext
 from trustgate.admin.crediting import checked_amount
+from trustgate.admin.log_commands import AnchorKey
 from trustgate.admin.money import (
     OfferWanted,
     PaymentKeygen,

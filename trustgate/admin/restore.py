@@ -22,8 +22,8 @@ from typing import NamedTuple
 import msgspec
 
 from trustgate.admin.backupfile import ARCHIVES, CHECKPOINT, CONFIG, DATABASE, HANDLES, LOG_KEY, Manifest, unpack
-from trustgate.admin.commands import AnchorStatus, ArchiveFound, ArchiveList, LogStatus
 from trustgate.admin.local import open_local_admin
+from trustgate.admin.log_commands import AnchorStatus, ArchiveFound, ArchiveList, LogStatus
 from trustgate.admin.ownership import leave_to_owner
 from trustgate.errors import Conflict, OperatorError, SettingsError, StoreDamaged, VerificationFailed
 from trustgate.formats.durable import sync

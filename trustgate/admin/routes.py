@@ -19,8 +19,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from trustgate import errors
-from trustgate.admin.commands import Admin, ArchiveReceipts, Backup, Feed
+from trustgate.admin.commands import Admin, Feed
 from trustgate.admin.local import COMMANDS, FEEDS
+from trustgate.admin.log_commands import ArchiveReceipts, Backup
 from trustgate.admin.subscriptions import NotifyAdd
 from trustgate.errors import (
     AuthenticationFailed,

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import msgspec
 from msgspec import UnsetType
 
-from trustgate.admin.commands import ReceiptDetail
+from trustgate.admin.log_commands import ReceiptDetail
 from trustgate.formats.written import usd
 from trustgate.types import ApiKey, Passport, Receipt, Tenant
 

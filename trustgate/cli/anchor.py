@@ -6,14 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from trustgate.admin.commands import (
-    Admin,
-    AnchorFlush,
-    AnchorKeygen,
-    AnchorList,
-    AnchorStatus,
-    AnchorVerify,
-)
+from trustgate.admin.commands import Admin
+from trustgate.admin.log_commands import AnchorFlush, AnchorKeygen, AnchorList, AnchorStatus, AnchorVerify
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute, with_admin
 from trustgate.cli.values import absolute

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from trustgate.admin.commands import Admin, ArchiveFound, ArchiveList, ArchiveReceipts, ArchiveReport
+from trustgate.admin.commands import Admin
+from trustgate.admin.log_commands import ArchiveFound, ArchiveList, ArchiveReceipts, ArchiveReport
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute, with_admin
 from trustgate.cli.values import absolute

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from trustgate.admin.commands import Admin, Backup, BackupMade, Compact, Status
+from trustgate.admin.commands import Admin, Status
+from trustgate.admin.log_commands import Backup, BackupMade, Compact
 from trustgate.cli import render
 from trustgate.cli.context import JsonOption, execute, session, socket_answers, with_admin
 from trustgate.cli.output import STDOUT, Sink, sink

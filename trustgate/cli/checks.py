@@ -19,15 +19,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from trustgate.admin.clustering import NodeList
-from trustgate.admin.commands import (
-    Admin,
-    AnchorStatus,
-    ArchiveList,
-    Command,
-    PassportList,
-    ServerStatus,
-    Status,
-)
+from trustgate.admin.commands import Admin, Command, ServerStatus, Status
 from trustgate.admin.findings import (
     Finding,
     amiss_findings,
@@ -44,6 +36,8 @@ from trustgate.admin.findings import (
     upstream_finding,
     warn,
 )
+from trustgate.admin.log_commands import AnchorStatus, ArchiveList
+from trustgate.admin.model_commands import PassportList
 from trustgate.admin.money import PaymentCheck, PaymentFinding, PriceCheck
 from trustgate.admin.profiling import ProfileList, ProfileState
 from trustgate.admin.subscriptions import NotifyList

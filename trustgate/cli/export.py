@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from trustgate.admin.commands import Admin, Exported, Feed, ReceiptsExport, UsageExport
+from trustgate.admin.commands import Admin, Feed
+from trustgate.admin.log_commands import Exported, ReceiptsExport, UsageExport
 from trustgate.admin.new_file import new_file
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, with_admin

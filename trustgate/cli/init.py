@@ -33,7 +33,8 @@ from trustgate.settings import (
 )
 
 if TYPE_CHECKING:
-    from trustgate.admin.commands import Admin, ImportResult
+    from trustgate.admin.commands import Admin
+    from trustgate.admin.model_commands import ImportResult
     from trustgate.models.importing.discovery import FoundServer
     from trustgate.models.passports import ImportedPassport
 
@@ -281,7 +282,7 @@ def _is_free(host: str, port: int) -> bool:
 
 async def _take_in(admin: Admin, passports: tuple[ImportedPassport, ...]) -> ImportResult:
     """Makes the database too, where there is none."""
-    from trustgate.admin.commands import PassportImport
+    from trustgate.admin.model_commands import PassportImport
 
     return await admin.execute(PassportImport(passports=passports))
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from trustgate.admin.commands import (
+from trustgate.admin.model_commands import (
     AliasList,
     AliasRemove,
     AliasSet,

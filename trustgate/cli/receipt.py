@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from msgspec import UnsetType
 
-from trustgate.admin.commands import (
-    Admin,
-    ReceiptDetail,
-    ReceiptExport,
-    ReceiptList,
-    ReceiptMend,
-    ReceiptShow,
-    TenantList,
-)
+from trustgate.admin.commands import Admin, TenantList
+from trustgate.admin.log_commands import ReceiptDetail, ReceiptExport, ReceiptList, ReceiptMend, ReceiptShow
 from trustgate.admin.new_file import new_file
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute, session, with_admin

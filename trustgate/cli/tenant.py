@@ -23,8 +23,8 @@ from trustgate.admin.commands import (
     TenantShow,
     TenantSuspend,
     TenantWithKey,
-    UsageShow,
 )
+from trustgate.admin.log_commands import UsageShow
 from trustgate.admin.money import BalanceChange, TenantCredit
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, confirm, execute, public_address, session, with_admin

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from trustgate.admin.commands import Admin, KeyList, TenantList, UsageShow
+from trustgate.admin.commands import Admin, KeyList, TenantList
+from trustgate.admin.log_commands import UsageShow
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, with_admin
 from trustgate.cli.output import sink

@@ -10,16 +10,9 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from trustgate.admin import notation
-from trustgate.admin.commands import (
-    AliasRemove,
-    AliasSet,
-    Command,
-    PassportAdd,
-    PassportSet,
-    PassportStatus,
-    ReceiptMend,
-    Reload,
-)
+from trustgate.admin.commands import Command, Reload
+from trustgate.admin.log_commands import ReceiptMend
+from trustgate.admin.model_commands import AliasRemove, AliasSet, PassportAdd, PassportSet, PassportStatus
 from trustgate.admin.money import PaymentResolve
 from trustgate.console.callers import BUDGET_ACTIONS, KEY_ACTIONS, PLAN_ACTIONS, TENANT_ACTIONS
 from trustgate.console.fields import (

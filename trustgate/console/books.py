@@ -7,16 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trustgate.admin import notation
-from trustgate.admin.commands import (
-    AnchorStatus,
-    KeyList,
-    PassportShow,
-    ReceiptDetail,
-    ReceiptExport,
-    ReceiptList,
-    ReceiptShow,
-    TenantList,
-)
+from trustgate.admin.commands import KeyList, TenantList
+from trustgate.admin.log_commands import AnchorStatus, ReceiptDetail, ReceiptExport, ReceiptList, ReceiptShow
+from trustgate.admin.model_commands import PassportShow
 from trustgate.admin.money import StatementExport, StatementMonths
 from trustgate.admin.walk import Refusal, Seen, walk
 from trustgate.console.lists import pager

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from trustgate.admin.commands import (
-    AliasList,
-    PassportList,
-    PassportShow,
-)
+from trustgate.admin.model_commands import AliasList, PassportList, PassportShow
 from trustgate.admin.money import PriceFound, PriceHistory, PriceShow
 from trustgate.admin.profiling import ProfileList, ProfileState
 from trustgate.console.lists import Filter, ListColumn, listing

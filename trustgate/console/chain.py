@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from trustgate.admin.commands import (
-    AnchorList,
-    AnchorStatus,
-)
+from trustgate.admin.log_commands import AnchorList, AnchorStatus
 from trustgate.admin.money import PaymentList, PaymentShow, PaymentTermsList, TermsDetail
 from trustgate.console.lists import Filter, ListColumn, listing
 from trustgate.console.view import Shown, View, do, link, moment, moment_link, tenant_names, url, when, word

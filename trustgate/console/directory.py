@@ -6,16 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from trustgate.access.budget_counter import BudgetStanding
 from trustgate.admin.budgeting import BudgetList
-from trustgate.admin.commands import (
-    KeyList,
-    KeyShow,
-    PlanList,
-    PlanShow,
-    ReceiptList,
-    TenantList,
-    TenantShow,
-    UsageShow,
-)
+from trustgate.admin.commands import KeyList, KeyShow, PlanList, PlanShow, TenantList, TenantShow
+from trustgate.admin.log_commands import ReceiptList, UsageShow
 from trustgate.admin.money import PaymentTermsList, TenantCredit
 from trustgate.console.books import receipts_table
 from trustgate.console.chain import terms_card

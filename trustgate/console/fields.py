@@ -8,13 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from trustgate.admin import notation
-from trustgate.admin.commands import (
-    Admin,
-    Command,
-    Feed,
-    NewKey,
-    TenantWithKey,
-)
+from trustgate.admin.commands import Admin, Command, Feed, NewKey, TenantWithKey
 from trustgate.admin.subscriptions import SubscriberMade
 from trustgate.types import ENDPOINTS, FEATURES
 from trustgate.web.html import Html

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from trustgate.admin.commands import KeyList, PassportList, PlanList, ReceiptShow, TenantList
+from trustgate.admin.commands import KeyList, PlanList, TenantList
+from trustgate.admin.log_commands import ReceiptShow
+from trustgate.admin.model_commands import PassportList
 from trustgate.admin.money import PaymentList
 from trustgate.console.view import Redirect, Shown, View, link, url
 from trustgate.errors import TrustGateError

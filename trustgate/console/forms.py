@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trustgate.admin.budgeting import BudgetList
-from trustgate.admin.commands import Admin, Command, Look, PassportList, PlanList, TenantList
+from trustgate.admin.commands import Admin, Command, Look, PlanList, TenantList
+from trustgate.admin.model_commands import PassportList
 from trustgate.console.actions import ACTIONS
 from trustgate.console.fields import Action, Field, secret_of
 from trustgate.console.overview import trial

@@ -17,7 +17,8 @@ from typing import Any, Final
 import msgspec
 from starlette.types import Receive, Send
 
-from trustgate.admin.commands import Admin, Look, ReceiptList
+from trustgate.admin.commands import Admin, Look
+from trustgate.admin.log_commands import ReceiptList
 from trustgate.console.sessions import ConsoleSession, Sessions
 from trustgate.console.view import tenant_names
 from trustgate.errors import Unavailable

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trustgate.admin.commands import Admin, AnchorStatus, LogStatus, Look, TenantList, UsageShow
+from trustgate.admin.commands import Admin, Look, TenantList
 from trustgate.admin.findings import Finding, findings_of
+from trustgate.admin.log_commands import AnchorStatus, LogStatus, UsageShow
 from trustgate.admin.money import PaymentList, PaymentTermsList
 from trustgate.console.storage import disk_card
 from trustgate.console.view import Shown, View, do, link, url, when, word

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trustgate.admin.commands import ArchiveFound, ArchiveList
+from trustgate.admin.log_commands import ArchiveFound, ArchiveList
 from trustgate.console.view import Shown, View, do, when, word
 from trustgate.errors import TrustGateError
 from trustgate.formats.written import number, size

@@ -7,15 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from trustgate.admin import notation
-from trustgate.admin.commands import (
-    Admin,
-    AnchorFlush,
-    ArchiveReceipts,
-    ArchiveReport,
-    Backup,
-    BackupMade,
-    Compact,
-)
+from trustgate.admin.commands import Admin
+from trustgate.admin.log_commands import AnchorFlush, ArchiveReceipts, ArchiveReport, Backup, BackupMade, Compact
 from trustgate.admin.money import PaymentReconcile, Reconciled, StatementExport
 from trustgate.admin.new_file import new_file, unwritable
 from trustgate.admin.subscriptions import NotifyAdd, NotifyRemove, NotifyTest, TrialOutcome

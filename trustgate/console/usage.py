@@ -6,11 +6,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trustgate.admin.commands import (
-    KeyList,
-    TenantList,
-    UsageShow,
-)
+from trustgate.admin.commands import KeyList, TenantList
+from trustgate.admin.log_commands import UsageShow
 from trustgate.console.live import latest
 from trustgate.console.overview import day_charts
 from trustgate.console.view import Shown, View, link, tenant_names, url

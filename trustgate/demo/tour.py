@@ -13,22 +13,9 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from trustgate.admin.commands import (
-    AnchorFlush,
-    AnchorKeygen,
-    AnchorStatus,
-    Command,
-    KeyCreate,
-    KeyShow,
-    NewKey,
-    PassportSet,
-    PassportShow,
-    ReceiptExport,
-    ReceiptShow,
-    TenantAdd,
-    TenantShow,
-    TenantWithKey,
-)
+from trustgate.admin.commands import Command, KeyCreate, KeyShow, NewKey, TenantAdd, TenantShow, TenantWithKey
+from trustgate.admin.log_commands import AnchorFlush, AnchorKeygen, AnchorStatus, ReceiptExport, ReceiptShow
+from trustgate.admin.model_commands import PassportSet, PassportShow
 from trustgate.admin.money import OfferWanted, PaymentKeygen, PaymentSet
 from trustgate.admin.walk import ClientAnswer, Refusal, Seen
 from trustgate.demo.client import MODEL, Client, open_client

@@ -83,6 +83,8 @@ def _ask(context: typer.Context, kind: str) -> list[tuple[str, str]]:
 
     from trustgate.admin import commands as c
     from trustgate.admin.budgeting import BudgetNames
+    from trustgate.admin.log_commands import ReceiptList
+    from trustgate.admin.model_commands import PassportList
 
     settings = session(context).settings()
     if remote_server() is None and not settings.may_have_database:
@@ -90,10 +92,10 @@ def _ask(context: typer.Context, kind: str) -> list[tuple[str, str]]:
     kinds: dict[str, tuple[c.Command[Any], Callable[[Any], tuple[str, str]]]] = {
         "tenant": (c.TenantList(), lambda tenant: (tenant.name, f"on {tenant.plan}")),
         "plan": (c.PlanList(), lambda plan: (plan.name, "plan")),
-        "passport": (c.PassportList(), lambda passport: (passport.slug, passport.provider)),
+        "passport": (PassportList(), lambda passport: (passport.slug, passport.provider)),
         "key": (c.KeyList(), lambda key: (key.id, f"{key.name} {key.redacted}")),
         "budget": (BudgetNames(), lambda budget: (budget.name, "budget")),
-        "receipt": (c.ReceiptList(limit=20), lambda detail: (detail.receipt.id, detail.receipt.model)),
+        "receipt": (ReceiptList(limit=20), lambda detail: (detail.receipt.id, detail.receipt.model)),
     }
     command, described = kinds[kind]
 
