@@ -142,7 +142,8 @@ def test_a_form_gives_the_command_of_its_line(
     formed, typed = by_form(action, texts), by_command_line(action.line(texts), monkeypatch)
     assert type(formed) is type(typed)
     for member in formed.__struct_fields__:
-        if member not in _FRESH:
+        # The command line gives what it may have to send again a reference of its own (cli.repeating).
+        if member not in _FRESH and not str(getattr(typed, member)).startswith("typed "):
             assert getattr(formed, member) == getattr(typed, member), member
 
 
