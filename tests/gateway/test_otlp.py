@@ -266,7 +266,8 @@ def test_a_collector_that_is_away_delays_nobody_and_gets_everything_later(
         assert tenant.chat().status_code == 200
         wait_until(lambda: "does not accept traces" in gateway.logs(), "the warning")
         assert tenant.chat().status_code == 200
-        assert value(scrape(gateway), "trustgate_otlp_waiting") == 2
+        # Its span is made once the answer is out.
+        wait_until(lambda: value(scrape(gateway), "trustgate_otlp_waiting") == 2, "both to wait")
         assert value(scrape(gateway), "trustgate_otlp_failing", signal="traces") == 1
         # Too busy, then failing for good: the first is tried again at once, what the second was given is dropped.
         collector.script(Answer(429, {"retry-after": "0"}), Answer(400))
@@ -283,8 +284,8 @@ def test_a_collector_that_is_away_delays_nobody_and_gets_everything_later(
 
         # What waits at the end is sent before it, and what the answer says then is nobody's trouble.
         collector.script(Answer(body=b"<html>"))
-        assert tenant.chat().status_code == 200
         sent = len(collector.spans)
+        assert tenant.chat().status_code == 200
         assert gateway.stop() == 0
         assert len(collector.spans) == sent + 1
         assert {path for path, _ in collector.requests} == {"/v1/traces"}

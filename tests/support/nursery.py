@@ -4,11 +4,16 @@ A mother process (``python -m tests.support.nursery``) imports what commands and
 for each that is started. A child has its own pid, session, folder, environment and files, is killed like any process,
 and runs ``trustgate.cli.main`` as the console script does. What imports cost, and what is imported when, is for tests
 that start Python themselves.
+
+Nothing outlives the tests, even where they are killed: the mother, in a session of her own, then ends her children and
+what she was asked to guard; and children end when she is killed.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -31,6 +36,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 #: Rooms whose modules any command or server may import. Those that need a chain's libraries are left to the children.
 _ROOMS = ("access", "admin", "cli", "gateway", "models", "receipts", "store")
 _LARGEST_ORDER_BYTES = 100_000
+#: prctl(2): the signal that a process gets when its parent ends.
+_PR_SET_PDEATHSIG = 1
 
 
 class Child:
@@ -93,6 +100,12 @@ def start(
     return Child(int(said), report)
 
 
+def guard(pid: int) -> None:
+    """Have a process killed when the tests end, if it still runs then."""
+    with contextlib.suppress(OSError):  # the mother has died: so will these tests
+        _mother().send(json.dumps(pid).encode())
+
+
 def can_start(extra: Mapping[str, str]) -> bool:
     """Whether a process of this environment can be forked: what Python itself reads, it reads when it starts."""
     return not any(name.startswith(("PYTHON", "COVERAGE")) for name in extra)
@@ -104,7 +117,9 @@ def _mother() -> socket.socket:
 
     ours, hers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-m", "tests.support.nursery", str(hers.fileno())]
-    process = subprocess.Popen(command, cwd=_ROOT, env=clean_environment(), pass_fds=[hers.fileno()])
+    process = subprocess.Popen(
+        command, cwd=_ROOT, env=clean_environment(), pass_fds=[hers.fileno()], start_new_session=True
+    )
     hers.close()
 
     def end() -> None:
@@ -128,6 +143,8 @@ class _Order(NamedTuple):
 def _serve(orders: socket.socket) -> _Order | None:
     """Fork a child for each order. Comes back with its order in each child, and with None when all is over."""
     reports: dict[int, socket.socket] = {}
+    guarded: list[int] = []
+    mother = os.getpid()
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -141,13 +158,21 @@ def _serve(orders: socket.socket) -> _Order | None:
         if orders.fileno() in ready:
             said, files, _, _ = socket.recv_fds(orders, _LARGEST_ORDER_BYTES, 4)
             if not said:
+                _end_all(reports, guarded)
                 return None
+            if not files:
+                _guard(int(said), guarded)
+                continue
             pid = os.fork()
             if not pid:
+                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+                if os.getppid() != mother:
+                    os._exit(1)
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-                for number in (orders.detach(), wake_read, wake_write, *(r.detach() for r in reports.values())):
+                reporting = [report.detach() for report in reports.values()]
+                for number in (orders.detach(), wake_read, wake_write, *guarded, *reporting):
                     os.close(number)
                 order = _Order(*json.loads(said))
                 _become(order, files)
@@ -156,6 +181,25 @@ def _serve(orders: socket.socket) -> _Order | None:
                 os.close(file)
             reports[pid] = socket.socket(fileno=files[3])
             reports[pid].send(str(pid).encode())
+
+
+def _guard(pid: int, guarded: list[int]) -> None:
+    """Keep a process in sight, and none that has ended."""
+    ended = select.select(guarded, [], [], 0)[0]
+    for descriptor in ended:
+        guarded.remove(descriptor)
+        os.close(descriptor)
+    with contextlib.suppress(ProcessLookupError):
+        guarded.append(os.pidfd_open(pid))
+
+
+def _end_all(reports: Mapping[int, socket.socket], guarded: Sequence[int]) -> None:
+    for pid in reports:  # not reaped yet
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for descriptor in guarded:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
 
 
 def _reap(reports: dict[int, socket.socket]) -> None:

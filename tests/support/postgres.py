@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
+from tests.support import nursery
 from tests.support.processes import PATIENCE_S, free_port, wait_until
 from trustgate.settings import PostgresAddress
 from trustgate.store import open_store
@@ -107,6 +108,7 @@ class Postgres(_Schemas):
                 group=self._user,
                 extra_groups=None if self._user is None else [],
             )
+        nursery.guard(self._process.pid)
         wait_until(self._answers, "Postgres to answer")
         return self
 

@@ -56,6 +56,7 @@ class Process:
                     stderr=stderr,
                     start_new_session=True,
                 )
+                nursery.guard(self._popen.pid)
 
     @property
     def pid(self) -> int:
