@@ -9,7 +9,9 @@ Because space is reserved when a segment is made, a full disk shows there and no
 recorded: ``check_room`` lets admission know beforehand.
 
 Beside the folder lies its mark (``store.marks``): the last number that was appended, written once for all entries of a
-turn of the event loop. It is how a journal notices that segments of it are missing, or all of it.
+turn of the event loop. It is how a journal notices that segments of it are missing, or all of it. A process that is
+killed within a turn leaves it behind the journal, and the next start raises it: what is lost of exactly that turn's
+entries in between, when only a disk's damage could take them, is not noticed.
 
 There is always a segment, even when the database has everything: its base is how much the database must hold. Only
 the end of the last segment may be torn (the write that a crash interrupted, which was never acknowledged); a bad record
