@@ -113,6 +113,40 @@ def test_what_a_failover_lost_is_told(gateway: Gateway, url: str) -> None:
     gateway.cli("doctor", "--books")
 
 
+def _copied(url: str, copy: str) -> None:
+    """Have an empty schema hold what another one has now."""
+    names = [name for (name,) in run_sql(url, "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")]
+    [(source,)] = run_sql(url, "SELECT current_schema()")
+    for name in names:
+        run_sql(copy, f"CREATE TABLE {name} (LIKE {source}.{name} INCLUDING ALL)")
+        run_sql(copy, f"INSERT INTO {name} SELECT * FROM {source}.{name}")
+
+
+def test_a_log_that_an_older_database_took_the_place_of_goes_on_under_another_name(
+    gateway: Gateway, url: str, postgres: Postgres | GivenPostgres, make_client: ClientFactory
+) -> None:
+    secret, older = gateway.add_tenant(), postgres.schema()
+    gateway.start()
+    _ask(gateway, make_client, secret, 3)
+    gateway.stop()
+    _copied(url, older)
+    gateway.start()
+    _ask(gateway, make_client, secret, 4)
+    gateway.stop()
+
+    on_older = Gateway(gateway.home, upstream="builtin:echo", environment={"TRUSTGATE_STORE_URL": older})
+    assert "Put back the newer database" in on_older.cli("serve", "--port", "0", check=False).stderr
+    told = on_older.cli("accept-loss", "--yes").stdout
+    assert "it goes on under another name" in told
+    on_older.start()
+    _ask(on_older, make_client, secret, 2)
+    on_older.cli("doctor", "--books")
+    listed = on_older.cli_json("receipt", "list", "--limit", "20")["receipts"]
+    # Four of the journal, which the older database lacked, and those of now: all have their places.
+    assert sorted(each["seq"] for each in listed) == list(range(1, 10))
+    on_older.close()
+
+
 def test_a_change_that_was_altered_is_told(gateway: Gateway, url: str) -> None:
     for name in ("a", "b", "c"):
         gateway.add_tenant(name)

@@ -6,19 +6,22 @@ another name. What was accepted is written into the operators' journal, with its
 
 from __future__ import annotations
 
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
 from trustgate.admin.ownership import leave_to_owner
 from trustgate.errors import HomeUnusable, StoreIncomplete
+from trustgate.ids import now_us
 from trustgate.receipts.checkpoint import reopen_checkpoint
 from trustgate.receipts.diverged import set_aside_diverged
 from trustgate.receipts.journal import Journal, mark_path
 from trustgate.receipts.log import Log
-from trustgate.receipts.logkey import load_log_key
+from trustgate.receipts.logkey import create_log_key, load_log_key
 from trustgate.receipts.tree import Tree
 from trustgate.settings import Settings
 from trustgate.store import Store, open_store
+from trustgate.types import LogName
 
 
 async def accept_loss(settings: Settings) -> list[str]:
@@ -37,7 +40,7 @@ async def accept_loss(settings: Settings) -> list[str]:
             log = await Log.recover(store, journal, await Tree.open(store))
         finally:
             journal.close()
-        said += _renamed(settings, log.last_seq)
+        said += await _renamed(settings, store, log.last_seq)
     finally:
         await store.close()
         leave_to_owner(settings.home)
@@ -100,14 +103,22 @@ async def _open_journal(store: Store, settings: Settings) -> tuple[Journal, list
     return journal, list(journal.notes)
 
 
-def _renamed(settings: Settings, last_seq: int) -> list[str]:
-    """A log that has signed more than there is cannot go on under its name: its key and checkpoint are put aside."""
+async def _renamed(settings: Settings, store: Store, last_seq: int) -> list[str]:
+    """A log that has signed more than there is cannot go on under its name: its key and checkpoint are put aside.
+
+    Where several processes may serve, none of them makes a key for a log that has one: it is made here.
+    """
     signed = _signed(settings)
     if signed <= last_seq:
         return []
     kept = [_put_aside(path).name for path in (settings.log_key, settings.checkpoint)]
     what = f"The log had signed {signed} receipts and has {last_seq}: it goes on under another name."
-    return [f"{what} What was proven under the old one stays proven; its files are kept as {' and '.join(kept)}."]
+    said = [f"{what} What was proven under the old one stays proven; its files are kept as {' and '.join(kept)}."]
+    if settings.store.url:
+        key = create_log_key(settings.log_key, f"trustgate-{secrets.token_hex(8)}")
+        await store.put(LogName(vkey=str(key.verifier), created_us=now_us()))
+        said.append(f"That name is {key.name}: copy {settings.log_key} to every home that is to sign the log, too.")
+    return said
 
 
 def _signed(settings: Settings) -> int:
