@@ -24,6 +24,7 @@ from trustgate.admin.local import FEEDS
 from trustgate.admin.log_commands import Backup, Compact, ReceiptsExport, UsageExport
 from trustgate.admin.routes import FEED_PATH, admin_routes
 from trustgate.errors import Conflict, NotFound, PermissionDenied, StoreDamaged, StoreTooNew, TrustGateError
+from trustgate.store import exports
 from trustgate.store.exports import RECEIPT_COLUMNS, USAGE_COLUMNS, write_table
 from trustgate.types import RECEIPT_END_USER_MEMBERS, RECEIPT_PAYMENT_MEMBERS, RECEIPT_PRICE_MEMBERS, Receipt
 
@@ -98,6 +99,25 @@ async def test_usage_adds_up_by_day(admin: Admin, plane: Plane) -> None:
     assert totals == {"requests": 6, "refused": 3, "failed": 3, "estimated": 3}
     assert sum(row["cost_nano_usd"] for row in rows) == 6 * entries[0].receipt.cost_nano_usd
     assert (await _lines(admin, UsageExport(tenant=acme.id, since_us=days[2])))[1].rows == 1
+
+
+async def test_usage_of_many_keys_comes_in_pages_whole_and_in_order(
+    admin: Admin, plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day of more groups than fit into the database's memory at once: each is in one page, and in no other."""
+    monkeypatch.setattr(exports, "_PAGE_GROUPS", 4)
+    entries = [
+        make_entry(seq, tenant=f"ten_{seq % 3}", key=f"key_{seq % 5}", model=f"model-{seq % 7}", created_us=FIRST_US)
+        for seq in range(1, 210)
+    ]
+    await plane.store.append_entries(entries)
+    rows, result = await _lines(admin, UsageExport())
+    groups = [(row["tenant"], row["key"], row["model"]) for row in rows]
+    assert result.rows == len(groups) == len(set(groups)) == 105
+    assert groups == sorted(groups)
+    assert sum(row["requests"] for row in rows) == 209
+    own, _ = await _lines(admin, UsageExport(since_us=FIRST_US, until_us=FIRST_US + 1))
+    assert own == rows
 
 
 async def test_a_feed_of_nobody_is_refused(admin: Admin) -> None:

@@ -594,3 +594,17 @@ async def test_duckdb_takes_the_limit(tmp_path: Path) -> None:
     )
     await store.close()
     assert limit == ("64.0 MiB",)
+
+
+async def test_heads_of_archived_receipts_are_those_of_tenants_that_have_no_later_ones(path: Path) -> None:
+    """A tenant's chain goes on from its last receipt, wherever that is."""
+    store = await open_store(path)
+    entries = [make_entry(seq, tenant="early" if seq < 100 else f"tenant_{seq % 2}") for seq in range(1, 301)]
+    await store.append_entries(entries)
+    assert await store.archive(256, None, {}) is not None
+
+    heads = {head.tenant_id: head.entry for head in await store.load_heads()}
+
+    assert heads == {"early": entries[98], "tenant_0": entries[299], "tenant_1": entries[298]}
+    assert len(await store.load_heads()) == 3
+    await store.close()

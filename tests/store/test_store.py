@@ -21,7 +21,17 @@ from tests.support.stores import NAME, new_store
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.receipts.receipt import canonical
 from trustgate.settings import PostgresAddress
-from trustgate.store import ReceiptFilter, Store, StoredTile, UsageFilter, UsageRow, migrations, open_store
+from trustgate.store import (
+    ExportFilter,
+    ReceiptFilter,
+    Store,
+    StoredTile,
+    UsageFilter,
+    UsageRow,
+    exports,
+    migrations,
+    open_store,
+)
 from trustgate.store import entries as entries_module
 from trustgate.store.base import UsageGroup
 from trustgate.types import (
@@ -357,6 +367,22 @@ async def test_heads_are_each_tenants_last_entry(store: Store, monkeypatch: pyte
     heads = {head.tenant_id: head.entry for head in await store.load_heads()}
 
     assert heads == {"tenant_0": entries[8], "tenant_1": entries[9], "tenant_2": entries[10]}
+
+
+async def test_usage_is_cut_into_pages_of_whole_keys(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, "_PAGE_GROUPS", 4)
+    await store.append_entries(
+        [make_entry(seq, tenant=f"ten_{seq % 3}", key=f"key_{seq % 5}", model=f"m-{seq % 7}") for seq in range(1, 210)]
+    )
+    everything = ExportFilter()
+
+    pages = await store.usage_pages(everything)
+
+    assert len(pages) == 3 * 5 + 1, "a key's seven models are more than a page has, so each page ends with a key"
+    found = [await store.export_usage(page) for page in pages]
+    assert [page.rows for page in found] == [7] * 15 + [0]
+    assert b"".join(page.text for page in found) == (await store.export_usage(everything)).text
+    assert await store.usage_pages(ExportFilter(tenant_id="nobody")) == [ExportFilter(tenant_id="nobody")]
 
 
 async def test_an_entry_is_found_by_its_receipts_id(store: Store) -> None:

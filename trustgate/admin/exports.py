@@ -40,9 +40,10 @@ async def usage_export(context: AdminContext, command: UsageExport, write: Write
                 since_us=max(day_us, span[0]),
                 until_us=min(day_us + _DAY_US, span[1] + 1),
             )
-            page = await context.store.export_usage(day)
-            rows += page.rows
-            await write(page.text)
+            for part in await context.store.usage_pages(day):
+                page = await context.store.export_usage(part)
+                rows += page.rows
+                await write(page.text)
     return Exported(rows=rows)
 
 

@@ -238,6 +238,9 @@ class ExportFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     tenant_id: str | None = None
     since_us: int | None = None
     until_us: int | None = None
+    #: A page of them by tenant and key, in the database's order of both: what comes after these, up to those.
+    after: tuple[str, str] | None = None
+    up_to: tuple[str, str] | None = None
 
 
 class Lines(NamedTuple):
@@ -492,8 +495,12 @@ class Store(Protocol):
     async def export_usage(self, query: ExportFilter) -> Lines:
         """Returns what was used, in the finest groups (``store.exports.USAGE_COLUMNS``).
 
-        Wants a filter of some days.
+        Wants a filter of some days, of many tenants or keys a page of ``usage_pages``.
         """
+        ...
+
+    async def usage_pages(self, query: ExportFilter) -> list[ExportFilter]:
+        """Returns the filter cut into pages, in order, each with as many groups as fit into memory."""
         ...
 
     async def first_and_last_us(self, query: ExportFilter) -> tuple[int, int] | None:

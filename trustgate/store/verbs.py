@@ -32,7 +32,7 @@ from trustgate.store.base import (
     WindowUsage,
 )
 from trustgate.store.entries import count_tiles, load_entry, load_heads, load_tiles, made_us
-from trustgate.store.exports import first_and_last_us, receipt_lines, usage_lines
+from trustgate.store.exports import first_and_last_us, receipt_lines, usage_lines, usage_pages
 from trustgate.store.fitting import fitting
 from trustgate.store.ledger import (
     CLAIM_SLACK_US,
@@ -211,6 +211,11 @@ class Verbs(Generic[C]):
     async def export_usage(self, query: ExportFilter) -> Lines:
         return await self._reader.read(
             ReadRange(query.since_us, query.until_us), lambda connection, source: usage_lines(connection, source, query)
+        )
+
+    async def usage_pages(self, query: ExportFilter) -> list[ExportFilter]:
+        return await self._reader.read(
+            ReadRange(query.since_us, query.until_us), lambda connection, source: usage_pages(connection, source, query)
         )
 
     async def first_and_last_us(self, query: ExportFilter) -> tuple[int, int] | None:
