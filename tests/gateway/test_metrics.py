@@ -18,7 +18,8 @@ from tests.support.gateway import Gateway
 from tests.support.upstream import Reply, Upstream
 from trustgate.errors import NotFound, UpstreamRefused
 from trustgate.models.catalog import Catalog
-from trustgate.observe.counters import MODELS_MOST, OTHER, Counters
+from trustgate.observe.counters import MODELS_MOST, OTHER, RECENT, Counters
+from trustgate.observe.live_stats import in_window, load_of, loads_by
 from trustgate.observe.metrics import FRESH_S, Metric, Metrics, _braces
 from trustgate.settings import load_settings
 from trustgate.types import Passport
@@ -172,6 +173,23 @@ def test_names_that_callers_choose_are_bounded() -> None:
     assert sum(cell.requests for cell in counters.cells.values()) == 15 * MODELS_MOST
     assert len(counters.errors) <= 102
     assert sum(counters.errors.values()) == 10 * MODELS_MOST
+
+
+def test_of_requests_long_past_little_is_kept() -> None:
+    """Whole receipts of the last thousands would take megabytes; live statistics need some members of each."""
+    counters = Counters(Catalog([Passport(id="any", slug="*", api_model_id="*")], []))
+    receipts = [
+        make_receipt(seq, model="".join(("gpt", "-4o")), passport="any", latency_total_ms=seq % 90, prompt_tokens=seq)
+        for seq in range(1, RECENT + 301)
+    ]
+    for receipt in receipts:
+        counters.count(receipt)
+    recent = list(counters.recent)
+    assert load_of("all", recent, 1.0) == load_of("all", receipts[300:], 1.0)
+    assert loads_by(recent, 1.0, counters.model_of, 2) == loads_by(receipts[300:], 1.0, counters.model_of, 2)
+    assert in_window(recent, receipts[-1].created_us, 5.0)[1] == in_window(receipts, receipts[-1].created_us, 5.0)[1]
+    assert list(counters.newest) == receipts[-100:]
+    assert len({id(outcome.model) for outcome in recent}) == 1, "equal names are one text"
 
 
 def test_credits_are_no_requests() -> None:

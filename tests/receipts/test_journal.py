@@ -25,7 +25,16 @@ from tests.support.entries import make_entries, make_entry, receipts
 from trustgate.errors import HomeUnusable, StoreDamaged, StoreIncomplete, StoreTooNew, TrustGateError, Unavailable
 from trustgate.receipts import journal as journal_module
 from trustgate.receipts.journal import MAX_RECORD_BYTES, Journal, mark_path
-from trustgate.receipts.segment import HEADER_BYTES, encode_entry, pack_header, scan, segments_in
+from trustgate.receipts.segment import (
+    HEADER_BYTES,
+    Segment,
+    content_of,
+    encode_entry,
+    pack_header,
+    scan,
+    segments_in,
+    used_bytes,
+)
 from trustgate.store import marks
 from trustgate.store.marks import Mark, Marked
 from trustgate.types import Entry
@@ -666,3 +675,17 @@ def test_an_unusable_folder_is_named(tmp_path: Path, kind: str) -> None:
 def test_impossible_arguments_are_refused(open_journal: OpenJournal, arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must hold|at most"):
         open_journal(**arguments)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**16 - 1, 2**16, 2**16 + 1, 3 * 2**16])
+@pytest.mark.parametrize("used", [0, 1, 2**16 - 1, 2**16, 2**16 + 1, 2**17 + 5])
+def test_a_segments_content_is_that_of_its_file(tmp_path: Path, size: int, used: int) -> None:
+    """A byte at the beginning and the last one before the zeros, in its first block, at its edge and later."""
+    data = bytearray(size)
+    if 0 < used <= size:
+        data[0] = data[used - 1] = 7
+    path = tmp_path / "0.journal"
+    path.write_bytes(data)
+    with content_of(Segment(path, 0)) as content:
+        assert content[:] == data
+        assert used_bytes(content) == len(data.rstrip(b"\0"))

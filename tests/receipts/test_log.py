@@ -219,6 +219,21 @@ async def test_a_commit_that_fails_is_waited_for_no_longer(home: Home, monkeypat
     assert home.log.fault == "The database is away."
 
 
+async def test_a_batch_that_becomes_full_ends_the_pause(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What gathers in a pause would be in memory until its end, however much that is."""
+    monkeypatch.setattr(log_module, "_BATCH_ENTRIES", 3)
+    monkeypatch.setattr(log_module, "_BATCH_PAUSE_S", 3_600)
+    async with running(home.log.run()):
+        for seq in range(1, 8):
+            home.append()
+            for _ in range(10):  # turns of the loop: the pause has begun
+                await asyncio.sleep(0)
+            if seq % 3 == 0:
+                await until(lambda: not home.log.pending)
+        assert await home.stored() == [1, 2, 3, 4, 5, 6]
+    await home.log.flush()
+
+
 # while something fails
 
 

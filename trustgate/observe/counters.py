@@ -12,6 +12,7 @@ from collections import deque
 
 from trustgate.errors import NotFound, TrustGateError, UpstreamRefused
 from trustgate.models.catalog import Catalog
+from trustgate.observe.live_stats import Ended, Outcome
 from trustgate.types import COUNTED, Receipt
 
 #: Upper bounds of the buckets, as the OpenTelemetry GenAI conventions advise for these metrics.
@@ -24,8 +25,10 @@ MODELS_MOST = 100
 OTHER = "other"
 _CODES_MOST = 100
 _CACHED_KEYS = 2_000
-#: Receipts and refusals that ``top`` looks back on.
+#: Requests and refusals that ``top`` looks back on.
 RECENT = 4_096
+#: Receipts that the console shows.
+_NEWEST = 100
 #: So many receipts are counted at once at the latest.
 _TOGETHER = 64
 
@@ -66,10 +69,12 @@ class Counters:
         self._uncounted: list[Receipt] = []
         #: Refusals by their code, whether there is a receipt of them or not.
         self.errors: dict[str, int] = {}
-        self.recent: deque[Receipt] = deque(maxlen=RECENT)
+        self._recent: deque[Outcome] = deque(maxlen=RECENT)
+        self.newest: deque[Receipt] = deque(maxlen=_NEWEST)
         #: (time.monotonic(), code)
         self.recent_errors: deque[tuple[float, str]] = deque(maxlen=RECENT)
-        self._by_key: dict[tuple[str, str, str, int, str], Cell] = {}
+        #: Each with its key, whose names are kept in place of the equal ones of each request.
+        self._by_key: dict[tuple[str, str, str, int, str], tuple[Cell, tuple[str, str, str, int, str]]] = {}
         self._models: set[str] = set()
 
     @property
@@ -84,11 +89,17 @@ class Counters:
         self._count_all()
         return self._tenants
 
+    @property
+    def recent(self) -> deque[Outcome]:
+        """How the last requests ended, in the order of their receipts."""
+        self._count_all()
+        return self._recent
+
     def count(self, receipt: Receipt) -> None:
         """Called for every receipt as it is written."""
         if receipt.finish == "credited":
             return  # nothing was requested
-        self.recent.append(receipt)
+        self.newest.append(receipt)
         self._uncounted.append(receipt)
         if len(self._uncounted) >= _TOGETHER:
             self._count_all()
@@ -100,9 +111,21 @@ class Counters:
 
     def _count(self, receipt: Receipt) -> None:
         key = (receipt.endpoint, receipt.model, receipt.passport, receipt.status, receipt.finish)
-        cell = self._by_key.get(key)
-        if cell is None:
-            cell = self._cell(key)
+        cell, names = self._by_key.get(key) or self._cell(key)
+        self._recent.append(
+            Outcome(
+                receipt.tenant,
+                names[1],
+                names[2],
+                names[4],
+                receipt.created_us,
+                receipt.latency_first_ms,
+                receipt.latency_total_ms,
+                receipt.prompt_tokens,
+                receipt.completion_tokens,
+                receipt.cost_nano_usd,
+            )
+        )
         cell.requests += 1
         cell.total_ms += receipt.latency_total_ms
         cell.total[bisect_left(DURATION_MS, receipt.latency_total_ms)] += 1
@@ -132,15 +155,15 @@ class Counters:
         self.errors[code] = self.errors.get(code, 0) + 1
         self.recent_errors.append((time.monotonic(), code))
 
-    def _cell(self, key: tuple[str, str, str, int, str]) -> Cell:
+    def _cell(self, key: tuple[str, str, str, int, str]) -> tuple[Cell, tuple[str, str, str, int, str]]:
         endpoint, model, passport, status, finish = key
         cell = self._cells.setdefault((endpoint, self.model_label(model, passport, finish), status, finish), Cell())
         if len(self._by_key) >= _CACHED_KEYS:
             self._by_key.clear()
-        self._by_key[key] = cell
-        return cell
+        self._by_key[key] = cell, key
+        return cell, key
 
-    def model_of(self, receipt: Receipt) -> str:
+    def model_of(self, receipt: Ended) -> str:
         return self.model_label(receipt.model, receipt.passport, receipt.finish)
 
     def model_label(self, model: str, passport_id: str, finish: str) -> str:

@@ -7,11 +7,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from trustgate.ids import MICROSECONDS_PER_SECOND
-from trustgate.types import COUNTED, Receipt
+from trustgate.types import COUNTED
+
+
+class Ended(Protocol):
+    """What is looked at of a request that has ended: these members of its receipt."""
+
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def passport(self) -> str: ...
+    @property
+    def finish(self) -> str: ...
+    @property
+    def created_us(self) -> int: ...
+    @property
+    def latency_first_ms(self) -> int: ...
+    @property
+    def latency_total_ms(self) -> int: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def completion_tokens(self) -> int: ...
+    @property
+    def cost_nano_usd(self) -> int: ...
+
+
+class Outcome(NamedTuple):
+    """Those members alone: of thousands, whole receipts take more than a kilobyte of memory each."""
+
+    tenant: str
+    model: str
+    passport: str
+    finish: str
+    created_us: int
+    latency_first_ms: int
+    latency_total_ms: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_nano_usd: int
+
+
+E = TypeVar("E", bound=Ended)
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,11 +126,11 @@ class LiveStats(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerLoad, ...] = ()
 
 
-def ended_us(receipt: Receipt) -> int:
+def ended_us(receipt: Ended) -> int:
     return receipt.created_us + receipt.latency_total_ms * 1000
 
 
-def in_window(receipts: Sequence[Receipt], now_us: int, window_s: float) -> tuple[list[Receipt], float]:
+def in_window(receipts: Sequence[E], now_us: int, window_s: float) -> tuple[list[E], float]:
     """Returns those that ended within the window, and how long it really is: no longer than the receipts reach back.
 
     ``receipts`` are in the order in which they were written, perhaps without the older ones.
@@ -99,18 +143,16 @@ def in_window(receipts: Sequence[Receipt], now_us: int, window_s: float) -> tupl
     return recent, window_s
 
 
-def loads_by(
-    receipts: Iterable[Receipt], window_s: float, name_of: Callable[[Receipt], str], most: int
-) -> tuple[Load, ...]:
+def loads_by(receipts: Iterable[E], window_s: float, name_of: Callable[[E], str], most: int) -> tuple[Load, ...]:
     """Returns the busiest groups, the busiest first."""
-    groups: dict[str, list[Receipt]] = {}
+    groups: dict[str, list[E]] = {}
     for receipt in receipts:
         groups.setdefault(name_of(receipt), []).append(receipt)
     busiest = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))[:most]
     return tuple(load_of(name, members, window_s) for name, members in busiest)
 
 
-def load_of(name: str, receipts: Sequence[Receipt], window_s: float) -> Load:
+def load_of(name: str, receipts: Sequence[Ended], window_s: float) -> Load:
     answered = [receipt for receipt in receipts if receipt.finish in COUNTED]
     well = sum(receipt.finish in ("complete", "client_gone") for receipt in receipts)
     first = sorted(receipt.latency_first_ms for receipt in answered)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from trustgate.observe.live_stats import LiveStats, Load, UpstreamPulse, WorkerLoad
-from trustgate.types import COUNTED, Receipt
+from trustgate.observe.live_stats import E, Ended, LiveStats, Load, UpstreamPulse, WorkerLoad
+from trustgate.types import COUNTED
 
 _POINTS = 64
 
@@ -36,7 +36,7 @@ class WorkerPulse(msgspec.Struct, frozen=True):
     models: dict[str, Spread]
 
 
-def spread_of(receipts: Iterable[Receipt]) -> Spread:
+def spread_of(receipts: Iterable[Ended]) -> Spread:
     """Returns how the latencies of a group are spread."""
     answered = [receipt for receipt in receipts if receipt.finish in COUNTED]
     return Spread(
@@ -46,11 +46,9 @@ def spread_of(receipts: Iterable[Receipt]) -> Spread:
     )
 
 
-def spreads_by(
-    receipts: Iterable[Receipt], name_of: Callable[[Receipt], str], shown: Iterable[Load]
-) -> dict[str, Spread]:
+def spreads_by(receipts: Iterable[E], name_of: Callable[[E], str], shown: Iterable[Load]) -> dict[str, Spread]:
     """Returns the spread of each group that is shown, by its name."""
-    groups: dict[str, list[Receipt]] = {load.name: [] for load in shown}
+    groups: dict[str, list[E]] = {load.name: [] for load in shown}
     for receipt in receipts:
         if (members := groups.get(name_of(receipt))) is not None:
             members.append(receipt)

@@ -41,6 +41,7 @@ from trustgate.receipts.segment import (
     Scan,
     Segment,
     check_header,
+    content_of,
     damaged,
     encode_entry,
     pack_header,
@@ -49,6 +50,7 @@ from trustgate.receipts.segment import (
     scan,
     segment_for,
     segments_in,
+    used_bytes,
 )
 from trustgate.store.marks import Mark
 from trustgate.types import Entry
@@ -261,11 +263,11 @@ class Journal:
         covered = last_seq
         last: tuple[Segment, Scan] | None = None
         for segment in list(self._segments):
-            data = segment.path.read_bytes()
-            if last is not None and segment is self._segments[-1] and not data.strip(b"\0"):
-                self._drop_blank(segment)
-                break
-            found = scan(segment, data, self._store_id)
+            with content_of(segment) as data:
+                if last is not None and segment is self._segments[-1] and not used_bytes(data):
+                    self._drop_blank(segment)
+                    break
+                found = scan(segment, data, self._store_id)
             if last is not None and segment.base > covered + 1:
                 raise damaged(self.folder, f"entries {covered + 1} to {segment.base - 1} are missing")
             covered = max(covered, found.last_seq)
@@ -341,13 +343,13 @@ class Journal:
     def _replay(self, after_seq: int) -> Iterator[Entry]:
         expected = after_seq + 1
         for segment in list(self._segments):
-            data = segment.path.read_bytes()
-            for entry, _ in records(segment, data, check_header(segment, data, self._store_id)):
-                if entry.seq > expected:
-                    raise damaged(self.folder, f"entries {expected} to {entry.seq - 1} are missing")
-                if entry.seq == expected:
-                    yield entry
-                    expected += 1
+            with content_of(segment) as data:
+                for entry, _ in records(segment, data, check_header(segment, data, self._store_id)):
+                    if entry.seq > expected:
+                        raise damaged(self.folder, f"entries {expected} to {entry.seq - 1} are missing")
+                    if entry.seq == expected:
+                        yield entry
+                        expected += 1
 
     # Failing.
 

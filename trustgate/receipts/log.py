@@ -12,6 +12,7 @@ Owns the order (``seq`` without gaps) and each tenant's chain (``tseq``, ``tprev
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ from trustgate.types import Entry, Receipt
 
 _logger = logging.getLogger("trustgate.receipts")
 
-_BATCH_ENTRIES = 4_000
+_BATCH_ENTRIES = 2_000
 #: Between an entry and its integration: so long where few come, and up to the longer pause while many do. A commit
 #: costs the same for one and for thousands.
 _BATCH_PAUSE_S = 0.1
@@ -59,6 +60,8 @@ class Log:
         #: What the store does not have yet, each with its leaf hash.
         self._pending: deque[tuple[Entry, bytes]] = deque()
         self._work = asyncio.Event()
+        #: There is a batch of the largest size.
+        self._full = asyncio.Event()
         self._dirty = asyncio.Event()
         #: Whether ``_end_turn`` is to be called.
         self._is_turn_noted = False
@@ -167,6 +170,8 @@ class Log:
         self._is_turn_noted = False
         self._journal.mark()
         self._work.set()
+        if len(self._pending) >= _BATCH_ENTRIES:
+            self._full.set()
         self._dirty.set()
 
     def committed(self, entry: Entry) -> Deferred[Any] | None:
@@ -210,12 +215,11 @@ class Log:
         retry_s = _RETRY_FIRST_S
         while True:
             await self._work.wait()
-            # Where the store commits first, batches form while a commit is under way. A full one waits for nothing: the
-            # pauses would bound what is integrated in a second, and the rest would wait in memory.
-            if not self.commits_first and len(self._pending) < _BATCH_ENTRIES:
-                await asyncio.sleep(_BATCH_PAUSE_S)
-                if _BUSY_ENTRIES <= len(self._pending) < _BATCH_ENTRIES:
-                    await asyncio.sleep(_BUSY_PAUSE_S - _BATCH_PAUSE_S)
+            # Where the store commits first, batches form while a commit is under way.
+            if not self.commits_first:
+                await self._wait_for_more(_BATCH_PAUSE_S)
+                if len(self._pending) >= _BUSY_ENTRIES:
+                    await self._wait_for_more(_BUSY_PAUSE_S - _BATCH_PAUSE_S)
             try:
                 await self._integrate()
                 retry_s = _RETRY_FIRST_S
@@ -227,6 +231,18 @@ class Log:
                 retry_s = _RETRY_SOON_S if self.commits_first else retry_s
                 await asyncio.sleep(retry_s)
                 retry_s = min(retry_s * 2, _RETRY_LAST_S)
+
+    async def _wait_for_more(self, pause_s: float) -> None:
+        """Let entries gather, for so long at most.
+
+        A full batch waits for nothing: pauses would bound what is integrated in a second, and the rest would wait in
+        memory, of which an entry takes more than a kilobyte.
+        """
+        if len(self._pending) < _BATCH_ENTRIES:
+            self._full.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._full.wait()
 
     async def _integrate(self) -> None:
         async with self._integrating:

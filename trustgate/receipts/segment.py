@@ -13,9 +13,11 @@ segment of another store, is no record.
 
 from __future__ import annotations
 
+import mmap
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -44,6 +46,12 @@ pack_record_head = _RECORD.pack
 decode_entry = msgspec.msgpack.Decoder(Entry).decode
 
 
+_BLOCK_BYTES = 64 * 1024
+
+#: A segment's content.
+Content = bytes | mmap.mmap
+
+
 class Segment(NamedTuple):
     path: Path
     base: int
@@ -66,6 +74,35 @@ def segments_in(folder: Path) -> list[Segment]:
     return sorted((Segment(path, int(name.group(1))) for path, name in names if name), key=lambda found: found.base)
 
 
+@contextmanager
+def content_of(segment: Segment) -> Iterator[Content]:
+    """Yields what is in a segment's file. Raises OSError.
+
+    Not as ``bytes``: once so large a block has been freed, glibc's malloc keeps up to 32 MB of freed memory for good.
+    """
+    with segment.path.open("rb", buffering=0) as file:
+        size = file.seek(0, 2)
+        if size == 0:
+            yield b""
+            return
+        file.seek(0)
+        with mmap.mmap(-1, size) as content:
+            position = 0
+            while block := file.read(min(_BLOCK_BYTES, size - position)):
+                content[position : position + len(block)] = block
+                position += len(block)
+            yield content
+
+
+def used_bytes(content: Content) -> int:
+    """Returns where the zeros begin that a segment ends with; 0 for a blank one."""
+    for end in range(len(content), 0, -_BLOCK_BYTES):
+        begin = max(0, end - _BLOCK_BYTES)
+        if used := content[begin:end].rstrip(b"\0"):
+            return begin + len(used)
+    return 0
+
+
 def segment_for(folder: Path, base: int) -> Segment:
     return Segment(folder / f"{base:020d}.journal", base)
 
@@ -77,7 +114,7 @@ def pack_header(base: int, store_id: str) -> tuple[bytes, int]:
     return header + struct.pack("<I", salt), salt
 
 
-def check_header(segment: Segment, data: bytes, store_id: str) -> int:
+def check_header(segment: Segment, data: Content, store_id: str) -> int:
     """Returns the salt of a segment that is ours. Raises StoreDamaged or StoreTooNew."""
     header = data[:HEADER_BYTES]
     folder = segment.path.parent
@@ -100,7 +137,7 @@ def check_header(segment: Segment, data: bytes, store_id: str) -> int:
     return int(checksum)
 
 
-def records(segment: Segment, data: bytes, salt: int) -> Iterator[tuple[Entry, int]]:
+def records(segment: Segment, data: Content, salt: int) -> Iterator[tuple[Entry, int]]:
     """The good records from the segment's start on: each entry and the position after it. Raises StoreDamaged."""
     position = HEADER_BYTES
     while (payload := _payload_at(data, position, salt)) is not None:
@@ -108,7 +145,7 @@ def records(segment: Segment, data: bytes, salt: int) -> Iterator[tuple[Entry, i
         yield _entry(segment, payload), position
 
 
-def scan(segment: Segment, data: bytes, store_id: str) -> Scan:
+def scan(segment: Segment, data: Content, store_id: str) -> Scan:
     """Read a whole segment. Raises StoreDamaged for one that is not ours or has a bad record that others follow."""
     salt = check_header(segment, data, store_id)
     end, last_seq = HEADER_BYTES, segment.base - 1
@@ -118,7 +155,7 @@ def scan(segment: Segment, data: bytes, store_id: str) -> Scan:
                 segment.path.parent, f"entry {last_seq + 1} is followed by {entry.seq} in {segment.path.name}"
             )
         end, last_seq = position, entry.seq
-    stop = len(data.rstrip(b"\0"))
+    stop = used_bytes(data)
     for position in range(end + 1, stop):
         # A damaged length does not say where the next record begins, so one is looked for at every byte.
         if (payload := _payload_at(data, position, salt)) is not None:
@@ -138,7 +175,7 @@ def damaged(folder: Path, what: str) -> StoreDamaged:
     )
 
 
-def _payload_at(data: bytes, position: int, salt: int) -> bytes | None:
+def _payload_at(data: Content, position: int, salt: int) -> bytes | None:
     """Returns the payload of the record at ``position``; None if there is no good one."""
     start = position + RECORD_HEAD_BYTES
     if start > len(data):

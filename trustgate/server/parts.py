@@ -214,7 +214,7 @@ class Server:
             lambda: self.settings,
             address,
             admin=lambda: self.admin,
-            recent=lambda: list(self.counters.recent),
+            recent=lambda: list(self.counters.newest),
             stopping=lambda: self.running.stopping,
             metrics=lambda: self.metrics.merge(self.metrics.collect()),
         )

@@ -19,7 +19,7 @@ from trustgate.gateway.views.page import LastAnchor, PageStatus
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.models.upstream.targets import Targets
 from trustgate.observe.counters import Counters
-from trustgate.observe.live_stats import LiveStats, UpstreamPulse, in_window, load_of, loads_by
+from trustgate.observe.live_stats import LiveStats, Outcome, UpstreamPulse, in_window, load_of, loads_by
 from trustgate.observe.loop_lag import LoopLag
 from trustgate.observe.metrics import Labels, Metric
 from trustgate.observe.worker_pulse import WorkerPulse, spread_of, spreads_by
@@ -29,7 +29,6 @@ from trustgate.settings import BUILTIN_SCHEME, Settings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.solana.clusters import cluster_name, explorer_url
 from trustgate.store import Store
-from trustgate.types import Receipt
 
 #: How far back ``top`` looks, and how many tenants and models it shows.
 _PULSE_WINDOW_S = 10.0
@@ -179,7 +178,7 @@ class GatewayStatus:
         """Returns what this worker shows the others. Worked out in a thread, beside the event loop."""
         return await asyncio.to_thread(self._worker_pulse, *self._lately())
 
-    def _worker_pulse(self, receipts: list[Receipt], refused: list[tuple[float, str]]) -> WorkerPulse:
+    def _worker_pulse(self, receipts: list[Outcome], refused: list[tuple[float, str]]) -> WorkerPulse:
         live, recent = self._own_pulse(receipts, refused)
         return WorkerPulse(
             pid=os.getpid(),
@@ -189,11 +188,11 @@ class GatewayStatus:
             models=spreads_by(recent, self._counters.model_of, live.models),
         )
 
-    def _lately(self) -> tuple[list[Receipt], list[tuple[float, str]]]:
-        """Returns the last receipts, and the last refusals and failures with their times."""
+    def _lately(self) -> tuple[list[Outcome], list[tuple[float, str]]]:
+        """Returns how the last requests ended, and the last refusals and failures with their times."""
         return list(self._counters.recent), list(self._counters.recent_errors)
 
-    def _own_pulse(self, receipts: list[Receipt], refused: list[tuple[float, str]]) -> tuple[LiveStats, list[Receipt]]:
+    def _own_pulse(self, receipts: list[Outcome], refused: list[tuple[float, str]]) -> tuple[LiveStats, list[Outcome]]:
         """Returns this process's live statistics, and the receipts that they are of."""
         log, archive, anchoring, counters = self._log, self._archive, self._anchoring, self._counters
         at_us, now_s = now_us(), time.monotonic()
