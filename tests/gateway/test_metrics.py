@@ -189,7 +189,7 @@ def test_of_requests_long_past_little_is_kept() -> None:
     assert loads_by(recent, 1.0, counters.model_of, 2) == loads_by(receipts[300:], 1.0, counters.model_of, 2)
     assert in_window(recent, receipts[-1].created_us, 5.0)[1] == in_window(receipts, receipts[-1].created_us, 5.0)[1]
     assert list(counters.newest) == receipts[-100:]
-    assert len({id(outcome.model) for outcome in recent}) == 1, "equal names are one text"
+    assert len({id(summary.model) for summary in recent}) == 1, "equal names are one text"
 
 
 def test_credits_are_no_requests() -> None:

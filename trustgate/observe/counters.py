@@ -12,7 +12,7 @@ from collections import deque
 
 from trustgate.errors import NotFound, TrustGateError, UpstreamRefused
 from trustgate.models.catalog import Catalog
-from trustgate.observe.live_stats import Ended, Outcome
+from trustgate.observe.live_stats import PastRequest, RequestSummary
 from trustgate.types import COUNTED, Receipt
 
 #: Upper bounds of the buckets, as the OpenTelemetry GenAI conventions advise for these metrics.
@@ -69,7 +69,7 @@ class Counters:
         self._uncounted: list[Receipt] = []
         #: Refusals by their code, whether there is a receipt of them or not.
         self.errors: dict[str, int] = {}
-        self._recent: deque[Outcome] = deque(maxlen=RECENT)
+        self._recent: deque[RequestSummary] = deque(maxlen=RECENT)
         self.newest: deque[Receipt] = deque(maxlen=_NEWEST)
         #: (time.monotonic(), code)
         self.recent_errors: deque[tuple[float, str]] = deque(maxlen=RECENT)
@@ -90,7 +90,7 @@ class Counters:
         return self._tenants
 
     @property
-    def recent(self) -> deque[Outcome]:
+    def recent(self) -> deque[RequestSummary]:
         """How the last requests ended, in the order of their receipts."""
         self._count_all()
         return self._recent
@@ -113,7 +113,7 @@ class Counters:
         key = (receipt.endpoint, receipt.model, receipt.passport, receipt.status, receipt.finish)
         cell, names = self._by_key.get(key) or self._cell(key)
         self._recent.append(
-            Outcome(
+            RequestSummary(
                 receipt.tenant,
                 names[1],
                 names[2],
@@ -163,7 +163,7 @@ class Counters:
         self._by_key[key] = cell, key
         return cell, key
 
-    def model_of(self, receipt: Ended) -> str:
+    def model_of(self, receipt: PastRequest) -> str:
         return self.model_label(receipt.model, receipt.passport, receipt.finish)
 
     def model_label(self, model: str, passport_id: str, finish: str) -> str:

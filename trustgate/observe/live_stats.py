@@ -15,7 +15,7 @@ from trustgate.ids import MICROSECONDS_PER_SECOND
 from trustgate.types import COUNTED
 
 
-class Ended(Protocol):
+class PastRequest(Protocol):
     """What is looked at of a request that has ended: these members of its receipt."""
 
     @property
@@ -40,7 +40,7 @@ class Ended(Protocol):
     def cost_nano_usd(self) -> int: ...
 
 
-class Outcome(NamedTuple):
+class RequestSummary(NamedTuple):
     """Those members alone: of thousands, whole receipts take more than a kilobyte of memory each."""
 
     tenant: str
@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
     cost_nano_usd: int
 
 
-E = TypeVar("E", bound=Ended)
+E = TypeVar("E", bound=PastRequest)
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,7 +126,7 @@ class LiveStats(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerLoad, ...] = ()
 
 
-def ended_us(receipt: Ended) -> int:
+def ended_us(receipt: PastRequest) -> int:
     return receipt.created_us + receipt.latency_total_ms * 1000
 
 
@@ -152,7 +152,7 @@ def loads_by(receipts: Iterable[E], window_s: float, name_of: Callable[[E], str]
     return tuple(load_of(name, members, window_s) for name, members in busiest)
 
 
-def load_of(name: str, receipts: Sequence[Ended], window_s: float) -> Load:
+def load_of(name: str, receipts: Sequence[PastRequest], window_s: float) -> Load:
     answered = [receipt for receipt in receipts if receipt.finish in COUNTED]
     well = sum(receipt.finish in ("complete", "client_gone") for receipt in receipts)
     first = sorted(receipt.latency_first_ms for receipt in answered)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from trustgate.observe.live_stats import E, Ended, LiveStats, Load, UpstreamPulse, WorkerLoad
+from trustgate.observe.live_stats import E, LiveStats, Load, PastRequest, UpstreamPulse, WorkerLoad
 from trustgate.types import COUNTED
 
 _POINTS = 64
@@ -36,7 +36,7 @@ class WorkerPulse(msgspec.Struct, frozen=True):
     models: dict[str, Spread]
 
 
-def spread_of(receipts: Iterable[Ended]) -> Spread:
+def spread_of(receipts: Iterable[PastRequest]) -> Spread:
     """Returns how the latencies of a group are spread."""
     answered = [receipt for receipt in receipts if receipt.finish in COUNTED]
     return Spread(

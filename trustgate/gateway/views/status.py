@@ -19,7 +19,7 @@ from trustgate.gateway.views.page import LastAnchor, PageStatus
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.models.upstream.targets import Targets
 from trustgate.observe.counters import Counters
-from trustgate.observe.live_stats import LiveStats, Outcome, UpstreamPulse, in_window, load_of, loads_by
+from trustgate.observe.live_stats import LiveStats, RequestSummary, UpstreamPulse, in_window, load_of, loads_by
 from trustgate.observe.loop_lag import LoopLag
 from trustgate.observe.metrics import Labels, Metric
 from trustgate.observe.worker_pulse import WorkerPulse, spread_of, spreads_by
@@ -178,7 +178,7 @@ class GatewayStatus:
         """Returns what this worker shows the others. Worked out in a thread, beside the event loop."""
         return await asyncio.to_thread(self._worker_pulse, *self._lately())
 
-    def _worker_pulse(self, receipts: list[Outcome], refused: list[tuple[float, str]]) -> WorkerPulse:
+    def _worker_pulse(self, receipts: list[RequestSummary], refused: list[tuple[float, str]]) -> WorkerPulse:
         live, recent = self._own_pulse(receipts, refused)
         return WorkerPulse(
             pid=os.getpid(),
@@ -188,11 +188,13 @@ class GatewayStatus:
             models=spreads_by(recent, self._counters.model_of, live.models),
         )
 
-    def _lately(self) -> tuple[list[Outcome], list[tuple[float, str]]]:
+    def _lately(self) -> tuple[list[RequestSummary], list[tuple[float, str]]]:
         """Returns how the last requests ended, and the last refusals and failures with their times."""
         return list(self._counters.recent), list(self._counters.recent_errors)
 
-    def _own_pulse(self, receipts: list[Outcome], refused: list[tuple[float, str]]) -> tuple[LiveStats, list[Outcome]]:
+    def _own_pulse(
+        self, receipts: list[RequestSummary], refused: list[tuple[float, str]]
+    ) -> tuple[LiveStats, list[RequestSummary]]:
         """Returns this process's live statistics, and the receipts that they are of."""
         log, archive, anchoring, counters = self._log, self._archive, self._anchoring, self._counters
         at_us, now_s = now_us(), time.monotonic()
