@@ -576,7 +576,8 @@ async def test_nothing_acknowledged_is_lost_to_kill_9(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file_mib", "limit_mib"), [(None, 64), (0, 64), (1_024, 64), (2_048, 128), (8_192, 512), (100_000, 512)]
+    ("file_mib", "limit_mib"),
+    [(None, 32), (0, 32), (48, 48), (500, 64), (1_024, 64), (2_048, 128), (8_192, 512), (100_000, 512)],
 )
 def test_memory_goes_with_the_size_of_the_file(tmp_path: Path, file_mib: int | None, limit_mib: int) -> None:
     path = tmp_path / "database"
@@ -586,14 +587,29 @@ def test_memory_goes_with_the_size_of_the_file(tmp_path: Path, file_mib: int | N
     assert engine.memory_limit_bytes(path) == limit_mib << 20
 
 
-async def test_duckdb_takes_the_limit(tmp_path: Path) -> None:
+async def test_duckdb_takes_the_limit_and_another_once_it_is_idle_and_the_file_has_grown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = await open_store(tmp_path / "trustgate.duckdb")
     assert isinstance(store, DuckDBStore)
-    limit = await store._engine.run(
-        lambda connection: connection.execute("SELECT current_setting('memory_limit')").fetchone()
-    )
+    of_engine = store._engine
+    assert isinstance(of_engine, engine.Engine)
+
+    async def limit() -> str:
+        found = await of_engine.run(
+            lambda connection: connection.execute("SELECT current_setting('memory_limit')").fetchone()
+        )
+        assert found is not None
+        return str(found[0])
+
+    assert await limit() == "32.0 MiB"
+    await store.append_entries(make_entries(1, 100))
+    for grown_mib, expected in ((63, "32.0 MiB"), (64, "64.0 MiB"), (127, "64.0 MiB"), (128, "128.0 MiB")):
+        monkeypatch.setattr(engine, "memory_limit_bytes", lambda path, mib=grown_mib: mib << 20)
+        await of_engine._submit(of_engine._idle)
+        assert await limit() == expected
+    assert len(await store.entries(ReceiptFilter(limit=200))) == 100
     await store.close()
-    assert limit == ("64.0 MiB",)
 
 
 async def test_heads_of_archived_receipts_are_those_of_tenants_that_have_no_later_ones(path: Path) -> None:

@@ -53,10 +53,12 @@ R = TypeVar("R")
 CHECKPOINT_THRESHOLD = "8MB"
 IDLE_S = 1.0
 IDLE_CHECKPOINT_BYTES = 2 * 1024 * 1024
-#: What DuckDB may hold of the file and for its work: a part of the file, within bounds. More makes nothing quicker, and
-#: a busy server's memory grows until it has used that up; but what its work takes grows with the file, too (of ten
-#: million receipts, 2.4 GB, it is between 32 and 48 MB for a start).
-MEMORY_LEAST_BYTES = 64 * 1024 * 1024
+#: What DuckDB may hold of the file and for its work: as much as a small file, a part of a large one, within bounds.
+#: More makes nothing quicker, and a busy server's memory grows until it has used that up; but what its work takes grows
+#: with the file, too (of ten million receipts, 2.4 GB, it is between 32 and 48 MB for a start; sums of 106,000 groups
+#: take 32 MB, of 350,000 they take 64).
+MEMORY_LEAST_BYTES = 32 * 1024 * 1024
+MEMORY_WHOLE_BYTES = 64 * 1024 * 1024
 MEMORY_MOST_BYTES = 512 * 1024 * 1024
 MEMORY_PART = 16
 #: A checkpoint writes what the log holds into the file before it deletes the log; it must not run out of space.
@@ -84,6 +86,8 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
         self.path = path
         self._lock = lock
         self._connection: duckdb.DuckDBPyConnection | None = connection
+        #: What it was opened for (``memory_limit_bytes``).
+        self._limit_bytes = memory_limit_bytes(path)
         #: Folders that the database may write archive files to, besides those that it knows.
         self._allowed: set[Path] = {path.parent / FOLDER}
         super().__init__("trustgate-store")
@@ -148,7 +152,7 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
         self, work: Callable[Concatenate[duckdb.DuckDBPyConnection, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
         if self._connection is None:
-            self._connection = _connect(self.path, self._allowed)
+            self._connection = self._open()
         try:
             return work(self._connection, *args, **kwargs)
         except duckdb.FatalException as error:
@@ -157,6 +161,10 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
             raise translate(error) from error
         except duckdb.Error as error:
             raise translate(error) from error
+
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        self._limit_bytes = memory_limit_bytes(self.path)
+        return _connect(self.path, self._allowed)
 
     def _drop_connection(self) -> None:
         """Close the instance; the next job connects again."""
@@ -172,7 +180,19 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
         self._lock.close()
 
     def _idle(self) -> None:
-        """Write the log into the file, where that is worthwhile."""
+        """Write the log into the file, where that is worthwhile; let the database have more where the file has grown.
+
+        The limit of its memory is set as it is opened. It is opened anew at once: nothing waits for it now.
+        """
+        self._write_log()
+        if self._connection is not None and memory_limit_bytes(self.path) >= 2 * self._limit_bytes:
+            self._drop_connection()
+            try:
+                self._connection = self._open()
+            except TrustGateError as error:  # the next work tries again, and its caller has the error
+                logger.warning("The database could not be opened anew: %s", error.message)
+
+    def _write_log(self) -> None:
         wal_bytes = self.wal_bytes
         if self._connection is None or wal_bytes < IDLE_CHECKPOINT_BYTES:
             return
@@ -264,7 +284,7 @@ def memory_limit_bytes(path: Path) -> int:
         size = path.stat().st_size
     except FileNotFoundError:
         size = 0
-    return min(max(size // MEMORY_PART, MEMORY_LEAST_BYTES), MEMORY_MOST_BYTES)
+    return min(max(size // MEMORY_PART, min(size, MEMORY_WHOLE_BYTES), MEMORY_LEAST_BYTES), MEMORY_MOST_BYTES)
 
 
 def _connect(path: Path, allowed: Collection[Path] = ()) -> duckdb.DuckDBPyConnection:
