@@ -114,11 +114,16 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "payment/order.py": ("tests/payment/test_cashier.py", "tests/gateway/test_keyless.py"),
     "payment/sale.py": (
+        "tests/payment/test_sale.py",
         "tests/payment/test_settling.py",
         "tests/payment/test_cashier.py",
         "tests/payment/test_lifetime.py",
     ),
-    "payment/reconciler.py": ("tests/payment/test_settling.py", "tests/payment/test_cashier.py"),
+    "payment/reconciler.py": (
+        "tests/payment/test_sale.py",
+        "tests/payment/test_settling.py",
+        "tests/payment/test_cashier.py",
+    ),
     "payment/shop_events.py": ("tests/gateway/test_credit_webhooks.py",),
     "statements/account.py": ("tests/statements/test_statements.py",),
     "statements/making.py": ("tests/statements/test_statements.py", "tests/statements/test_endpoint.py"),
