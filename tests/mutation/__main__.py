@@ -106,7 +106,12 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "cluster/drafts.py": ("tests/cluster/test_drafts.py", "tests/cluster/test_sequencer.py"),
     "payment/balance.py": ("tests/payment/test_balance.py", "tests/payment/test_cashier.py"),
-    "payment/cashier.py": ("tests/payment/test_cashier.py", "tests/payment/test_money.py"),
+    "payment/cashier.py": (
+        "tests/payment/test_cashier_edges.py",
+        "tests/payment/test_settling.py",
+        "tests/payment/test_cashier.py",
+        "tests/payment/test_money.py",
+    ),
     "payment/ledger.py": (
         "tests/payment/test_ledger.py",
         "tests/payment/test_cashier.py",
