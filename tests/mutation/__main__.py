@@ -83,6 +83,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/cluster/test_drafts.py",
     ),
     "cluster/lanes.py": (
+        "tests/cluster/test_lanes.py",
         "tests/cluster/test_batches.py",
         "tests/cluster/test_books.py",
         "tests/cluster/test_books_faults.py",
