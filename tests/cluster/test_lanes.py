@@ -12,9 +12,11 @@ import pytest
 from tests.support.processes import PATIENCE_S
 from trustgate.cluster import lanes
 from trustgate.cluster.batches import BatchWriter, DatabaseClock, MemoryBehind, NotAlive, RowsChanged
+from trustgate.cluster.changes import KnownChanges
 from trustgate.cluster.database import DatabaseAway
 from trustgate.cluster.lanes import BatchLane
-from trustgate.cluster.rows import HomeTaken
+from trustgate.cluster.row_states import RowStates
+from trustgate.cluster.rows import DoneRow, HomeTaken
 from trustgate.errors import TrustGateError, Unavailable
 
 AWAY = DatabaseAway("The database is away.", why="nothing listens at 5432")
@@ -381,3 +383,25 @@ async def test_what_comes_during_a_long_wait_is_refused_and_after_a_short_one_tr
 
 async def _result(waiting: Any) -> Any:
     return await waiting
+
+
+@pytest.mark.parametrize(
+    ("last", "changes", "found"),
+    [("3", "same", None), ("4", "same", None), ("2", "same", MemoryBehind), (None, "other", RowsChanged)],
+)
+async def test_a_batch_whose_memory_was_behind_is_done_again_unless_it_is_committed(
+    last: str | None, changes: str, found: type[Exception] | None
+) -> None:
+    known = KnownChanges("node_1", 1)
+    now = known if changes == "same" else KnownChanges("node_1", 2)
+    writer = BatchWriter(DatabaseClock(), RowStates(), is_durable=True, restore=None, known_changes=lambda: now)
+    session = Session()
+    session.last = last
+    queue = [lanes._Waiting(asyncio.get_running_loop(), cast(Any, "a"), None, True)]
+    gathering, done = lanes._Gathering(queue, lanes._NO_QUEUE), DoneRow("node_1", "closing")
+    deciding = writer._not_current(cast(Any, session), gathering, done, 3, known)
+    if found is None:
+        assert await deciding == [None]
+    else:
+        with pytest.raises(found):
+            await deciding

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -79,6 +81,38 @@ async def test_once_all_is_closed_threads_keep_the_process_for_a_moment_and_it_h
     stop.closed()
     assert await asyncio.to_thread(ended.wait) == 0
     assert "threads that do not end" in capfd.readouterr().err
+
+
+def watchers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "trustgate-stop"]
+
+
+def test_one_thread_watches_a_stop_that_ends_the_process_and_keeps_none_from_ending(
+    ended: Ended, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = watchers()
+    Stopping(3600.0).begin()
+    Stopping(3600.0).closed()
+    assert watchers() == before, "this one's process goes on"
+    monkeypatch.setattr(stopping, "_THREADS_S", 3600.0)
+    stop = Stopping(3600.0, ends_process=True)
+    stop.begin()
+    stop.begin()
+    [watcher] = set(watchers()) - set(before)
+    assert watcher.daemon
+    stop.closed()
+    assert stop._until_s > time.monotonic(), "threads have their time"
+    monkeypatch.setattr(stopping, "_THREADS_S", 0.0)
+    stop.closed()
+    assert ended.wait() == 0
+    watcher.join()
+    assert "waiting any longer for: threads" in capfd.readouterr().err
+
+
+def test_until_a_step_is_named_a_stop_waits_for_requests(ended: Ended, capfd: pytest.CaptureFixture[str]) -> None:
+    Stopping(0.0, ends_process=True, last_s=0.0).begin()
+    assert ended.wait() == 1
+    assert "waiting any longer for: requests" in capfd.readouterr().err
 
 
 async def test_a_step_is_given_up_after_its_time_and_the_next_one_is_taken(caplog: pytest.LogCaptureFixture) -> None:
@@ -259,6 +293,14 @@ def test_what_systemd_has_set_is_read(
     assert service_manager() == found
 
 
+def test_a_manager_that_reads_nothing_holds_up_no_sign_of_life(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as unread:
+        unread.bind(str(tmp_path / "unread"))
+        told = overseer_of(ServiceManagerAddress(str(tmp_path / "unread"), 8.0, 0))
+        for _ in range(1_000):
+            told.beat()
+
+
 def test_an_abstract_socket_is_written_to_and_one_that_is_gone_is_no_fault(manager: Manager) -> None:
     name = f"trustgate-test-{os.getpid()}"
     abstract = Manager(f"\0{name}")
@@ -267,8 +309,11 @@ def test_an_abstract_socket_is_written_to_and_one_that_is_gone_is_no_fault(manag
     assert told.every_s == 4.0
     told.ready("Serving")
     assert abstract.wait_for("READY=1") == ["READY=1", "STATUS=Serving"]
+    told.reloaded()
+    assert abstract.wait_for("READY=1") == ["READY=1", "STATUS=Serving"]
     abstract.close()
     told.beat()
+    overseer_of(ServiceManagerAddress("/gone", 8.0, 0)).reloaded()  # though it never was ready
     # The watchdog of another process is not for this one.
     assert overseer_of(ServiceManagerAddress("/gone", 8.0, os.getppid())).every_s == 0.0
     assert type(overseer_of(None)) is Overseer

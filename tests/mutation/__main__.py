@@ -89,6 +89,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/cluster/test_books_faults.py",
     ),
     "cluster/batches.py": (
+        "tests/cluster/test_lanes.py",
         "tests/cluster/test_batches.py",
         "tests/cluster/test_books.py",
         "tests/cluster/test_books_faults.py",
@@ -170,7 +171,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "gateway/path/shares.py": ("tests/gateway/test_shedding.py", "tests/gateway/test_fairness.py"),
     "gateway/path/shedding.py": ("tests/gateway/test_shedding.py", "tests/gateway/test_fairness.py"),
-    "gateway/path/work_holds.py": ("tests/gateway/test_batch_limits.py",),
+    "gateway/path/work_holds.py": ("tests/gateway/test_work_holds.py", "tests/gateway/test_batch_limits.py"),
     "gateway/path/shared_keeping.py": ("tests/cluster/test_several_books.py",),
     "gateway/path/batch_lines.py": ("tests/gateway/test_batches.py", "tests/gateway/test_batch_limits.py"),
     "gateway/api/batch_files.py": ("tests/gateway/test_batches.py", "tests/gateway/test_batch_limits.py"),
