@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterator
 import h2.events
 import pytest
 
-from tests.http.serving import PATIENCE_S, App, Server, serving
+from tests.http.serving import PATIENCE_S, App, Server, read_all, serving
 from tests.http.test_http2 import Client
 from tests.http.test_refusals import BODY, Full, judged, never
 from tests.support.processes import wait_until
@@ -156,6 +156,25 @@ def test_one_that_comes_again_at_once_waits_for_longer_and_no_other_client_with_
     full.room = 1
     client.read_until_ended(again)
     assert status(client, again) == 200
+
+
+def test_one_whose_connection_has_gone_takes_no_room(
+    server: Server, client: Client, app: App, full: Full, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never(monkeypatch)
+    gone = Client(server)
+    with gone.socket:
+        gone.request("/v1/x", BODY)
+        judged(full, 1)
+        stream = client.request("/v1/x", BODY)
+        judged(full, 2)
+        gone.wire.close_connection()
+        gone.flush()
+        read_all(gone.socket)  # the server has closed it
+    full.room = 1
+    client.read_until_ended(stream)
+    assert status(client, stream) == 200
+    assert (full.refused, full.let_through, len(app.seen)) == (0, 1, 1)
 
 
 class Waits:

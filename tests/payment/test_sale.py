@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.entries import make_receipt
 from tests.support.shop import FAILS, LOSES_ANSWER, OFFER, SOLANA_OFFER, Shop, order, signed, terms
 from trustgate.errors import ChainError, Conflict, PaymentRequired, Unavailable
 from trustgate.payment import paid_answers, reconciler
-from trustgate.payment.credit import append_credit
+from trustgate.payment.credit import append_credit, payment_members
 from trustgate.payment.interfaces import Settlement
 from trustgate.payment.order import Order, claim_of
 from trustgate.payment.reconciler import Reconciler
@@ -301,6 +303,32 @@ async def test_what_a_dead_process_left_is_brought_as_far_as_receipts_tell(shop:
     assert found.state == "credited"
     assert len(await shop.receipts()) == 1, "its receipt was there, though not in the store yet"
     assert shop.balances.balance("tenant_1") == 0
+
+
+@pytest.mark.parametrize(
+    ("finish", "ends_as", "credited"),
+    [
+        ("complete", "delivered", 0),
+        ("upstream_cut", "credited", 0),
+        ("upstream_error", "credited", 0),
+        ("", "credited", PRICE),
+    ],
+)
+async def test_a_payment_that_settled_ends_as_its_receipt_tells(
+    shop: Shop, finish: Any, ends_as: str, credited: int
+) -> None:
+    """Without a receipt it gets one, and its credit."""
+    ledger = shop.cashier.ledger
+    payment = await ledger.settling(await claimed(shop, 1))
+    payment = await ledger.settled(payment, Settlement("settled", "0x" + payment.key))
+    if finish:
+        tseq, tprev = shop.log.link("tenant_1")
+        members = {"id": payment.receipt_id, "created_us": payment.created_us, "v": 4, **payment_members(payment)}
+        receipt = make_receipt(tseq, tprev=tprev, finish=finish, credited_nano_usd=PRICE, charged_nano_usd=1, **members)
+        shop.log.append(receipt, bytes(32))
+    [found] = await shop.reconciler.reconcile()
+    assert (found.state, shop.balances.balance("tenant_1")) == (ends_as, credited)
+    assert len(await shop.receipts()) == 1
 
 
 async def test_a_claim_that_no_request_has_any_more_is_released(shop: Shop) -> None:
