@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -116,6 +116,48 @@ async def test_a_credit_whose_receipt_two_processes_write_counts_once(url: str) 
         await keepers[1].books.refresh_balances("ten_1")
         assert keepers[1].books.balances.balance("ten_1") == 1_000
         assert [receipt.id for receipt in (await stored_receipts(url))["ten_1"]] == [credit.id]
+
+
+async def test_balances_are_taken_in_of_one_tenant_or_of_all(url: str) -> None:
+    async with bookkeepers(url, 2) as [one, two]:
+        for number, tenant_id in enumerate(("ten_1", "ten_2"), 1):
+            credit = make_receipt(number, tenant=tenant_id, v=2, finish="credited", credited_nano_usd=1_000)
+            credit = msgspec.structs.replace(credit, charged_nano_usd=0, **payment_members(None))
+            await one.books.close_late(credit, bytes(32), None, who=None, credit_nano_usd=1_000)
+        balance = two.books.balances.balance
+        await two.books.refresh_balances("ten_1")
+        assert (balance("ten_1"), balance("ten_2")) == (1_000, 0)
+        await two.books.refresh_balances()
+        assert (balance("ten_1"), balance("ten_2")) == (1_000, 1_000)
+
+
+class Changed:
+    """A directory in which a caller is no longer what it was."""
+
+    def __init__(self, owner: Caller | None) -> None:
+        self._owner = owner
+
+    def is_current(self, caller: Caller) -> bool:
+        return False
+
+    def owner(self, tenant_id: str, key_id: str) -> Caller | None:
+        return self._owner
+
+
+async def test_a_request_counts_what_limits_its_key_by_now_unless_that_is_gone(url: str) -> None:
+    unlimited = make_caller()
+    limits = Limits(requests_per_day=1_000)
+    async with bookkeepers(url, 1) as [keeper]:
+        for owner, counted in (
+            (None, ()),
+            (make_caller(key_id="another", plan=limits), ()),
+            (make_caller(plan=limits, key=limits), ("ten_1", "key_of_ten_1")),
+        ):
+            keeper.books.directory = cast(Any, Changed(owner))
+            hold = await keeper.ask(unlimited, Ask(10, 0))
+            assert hold is not None
+            assert hold.subjects == counted
+            await keeper.close(hold, Use(10, 0))
 
 
 async def test_a_refund_whose_receipt_two_processes_write_counts_once(url: str) -> None:
