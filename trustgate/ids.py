@@ -48,7 +48,7 @@ def new_request(at_us: int) -> tuple[str, bytes, bytes]:
 
 #: Random bytes of a request: of its ids, and its secret.
 _DRAW = 42
-_DRAWS_AT_ONCE = 64
+_DRAWS_AT_ONCE = 256
 #: Random bytes that were not used yet; a process that is forked off does not use them too.
 _drawn: list[bytes] = []
 os.register_at_fork(after_in_child=_drawn.clear)

@@ -67,9 +67,11 @@ class ParallelSlot:
             counter.parallel += 1
 
     def release(self) -> None:
-        counters, self._counters = self._counters, ()
-        for counter in counters:
-            counter.parallel -= 1
+        counters = self._counters
+        if counters:
+            self._counters = ()
+            for counter in counters:
+                counter.parallel -= 1
 
 
 class Hold(msgspec.Struct, eq=False):
@@ -179,12 +181,16 @@ class Quota:
         this request; the hold gives it back when it is settled. None: one is taken.
         Raises ``RateLimited`` (429) with ``Retry-After`` and changes nothing when any limit would be passed.
         """
-        if at_us >= self._windows.ends[0]:
-            self._turn(at_us)
-        elif at_us < self._windows.starts[0]:
-            self._turn_back()
+        windows = self._windows
+        if not windows.starts[0] <= at_us < windows.ends[0]:
+            if at_us >= windows.ends[0]:
+                self._turn(at_us)
+            else:
+                self._turn_back()
+            windows = self._windows
         subjects = slot.subjects if slot is not None else ()
-        subjects = subjects or (self._counter(tenant.id), self._counter(key.account_id))
+        if not subjects:
+            subjects = self._counter(tenant.id), self._counter(key.account_id)
         by_tenant, by_key = subjects
         tokens, cost_nano_usd = ask.tokens, ask.cost_nano_usd
         of_tenant = by_tenant.active if by_tenant.limits is plan.limits else self._active(by_tenant, plan.limits)
@@ -193,15 +199,19 @@ class Quota:
             demand = (1, tokens, cost_nano_usd)
             self._check(by_tenant, of_tenant, demand, f"plan {plan.name!r}", (tenant.id, ""), at_us)
             self._check(by_key, of_key, demand, "this API key", (tenant.id, key.id), at_us)
-        slot = slot or self.enter(tenant, plan, key)
-        hold = Hold(ask, subjects, self._windows.starts, slot)
-        by_tenant.add(1, tokens, cost_nano_usd)
-        by_key.add(1, tokens, cost_nano_usd)
+        if slot is None:
+            slot = self.enter(tenant, plan, key)
+        hold = Hold(ask, subjects, windows.starts, slot)
+        for counter in subjects:
+            counter.requests += 1
+            counter.tokens += tokens
+            counter.cost_nano_usd += cost_nano_usd
         if claim is not None:
             claim.take()
             hold.claim = claim
-            claim = None if claim.is_empty else claim
-        if not of_tenant and not of_key and claim is None:
+            if claim.is_empty:
+                claim = None
+        if claim is None and not of_tenant and not of_key:
             return hold
         limited = ((by_tenant, of_tenant), (by_key, of_key))
         requests, of_tokens = self._rate(limited, REQUESTS, at_us), self._rate(limited, TOKENS, at_us)
@@ -272,9 +282,10 @@ class Quota:
 
     def post(self, hold: Hold, tokens: int, cost_nano_usd: int) -> None:
         """Settle a hold to what was really used."""
-        if hold.open and hold.claim is not None:
-            hold.claim.post(tokens, cost_nano_usd)
-        self._settle(hold, 0, tokens - hold.ask.tokens, cost_nano_usd - hold.ask.cost_nano_usd)
+        claim, ask = hold.claim, hold.ask
+        if claim is not None and hold.open:
+            claim.post(tokens, cost_nano_usd)
+        self._settle(hold, 0, tokens - ask.tokens, cost_nano_usd - ask.cost_nano_usd)
 
     def void(self, hold: Hold) -> None:
         """Give a hold back whole: the request was not served."""
@@ -286,12 +297,15 @@ class Quota:
         if not hold.open:
             return
         hold.open = False
-        if hold.slot is not None:
-            hold.slot.release()
+        slot = hold.slot
+        if slot is not None:
+            slot.release()
         if hold.starts is self._windows.starts and not hold.is_lasting:
             # As nearly always: no window has ended since.
             for counter in hold.counters:
-                counter.add(requests, tokens, cost_nano_usd)
+                counter.requests += requests
+                counter.tokens += tokens
+                counter.cost_nano_usd += cost_nano_usd
             return
         for counter in hold.counters:
             for window, start in enumerate(hold.starts):

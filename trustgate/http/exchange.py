@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Protocol
 
+import msgspec
 from starlette.types import ASGIApp, Message, Scope
 
 from trustgate.errors import TrustGateError
@@ -57,49 +57,57 @@ class Surroundings(Protocol):
     def begun(self, head: RequestHead) -> None: ...
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """One request and its answer."""
 
-    __slots__ = (
-        *("_chunks", "_connection", "_door", "_expects_continue", "_has_begun", "_has_body", "_is_chunked", "_is_told"),
-        *("_keeps", "_left", "_may_chunk", "_missing", "_parts", "_sent_early", "_start", "_woken"),
-        *("head", "is_done", "is_whole", "task", "unread"),
-    )
+    _connection: Carrier
+    _door: Surroundings
+    head: RequestHead
+    #: What runs the application, once it does.
+    task: asyncio.Task[None] | None = None
+    #: The answer is to have one of the unusual forms, which ``send_whole`` leaves to others, or it has begun.
+    _is_unusual: bool = False
+    #: The connection may go on after this exchange, as far as the answer decides that.
+    _keeps: bool = True
+    #: The answer has no body, whatever the application sends as one.
+    _is_bodiless: bool = False
+    _expects_continue: bool = False
+    #: The request's body has come to its end.
+    is_whole: bool = True
+    #: Bytes of the body that have not come yet, where its length was told.
+    _missing: int = 0
+    _chunks: ChunkedBody | None = None
+    #: Bytes of the body that have come and that the application has not read.
+    unread: int = 0
+    _parts: list[bytes] = []
+    #: The application knows that the body has ended.
+    _is_told: bool = False
+    _woken: asyncio.Future[None] | None = None
+    #: The head of the answer, and its fields rendered, while it waits for the first piece of its body.
+    _start: tuple[int, Headers, bytes] | None = None
+    #: The head of the answer has been written.
+    _has_begun: bool = False
+    #: Of the head's first bytes, how many have been written before it was known.
+    _sent_early: int = 0
+    _is_chunked: bool = False
+    #: Bytes that the answer still owes, where it has told its length; None: not begun, or not told.
+    _left: int | None = None
+    #: The answer has ended, as far as it will: what the application still sends is dropped.
+    is_done: bool = False
 
-    def __init__(self, connection: Carrier, door: Surroundings, head: RequestHead) -> None:
-        self._connection = connection
-        self._door = door
-        self.head = head
-        #: What runs the application, once it does.
-        self.task: asyncio.Task[None] | None = None
-        #: The connection may go on after this exchange.
-        self._keeps = head.keeps_alive
-        self._may_chunk = head.version == "1.1"
-        #: The answer has a body, as far as its request decides that.
-        self._has_body = head.method != "HEAD"
-        self._expects_continue = head.expects_continue
-        #: Bytes of the body that have not come yet, where its length was told.
-        self._missing = head.length
-        self._chunks = ChunkedBody() if head.is_chunked else None
-        #: The request's body has come to its end.
-        self.is_whole = not head.length and not head.is_chunked
-        #: Bytes of the body that have come and that the application has not read.
-        self.unread = 0
-        self._parts: deque[bytes] = deque()
-        #: The application knows that the body has ended.
-        self._is_told = False
-        self._woken: asyncio.Future[None] | None = None
-        #: The head of the answer, and its fields rendered, while it waits for the first piece of its body.
-        self._start: tuple[int, Headers, bytes] | None = None
-        #: The head of the answer has been written.
-        self._has_begun = False
-        #: Of the head's first bytes, how many have been written before it was known.
-        self._sent_early = 0
-        self._is_chunked = False
-        #: Bytes that the answer still owes, where it has told its length; None: not begun, or not told.
-        self._left: int | None = None
-        #: The answer has ended, as far as it will: what the application still sends is dropped.
-        self.is_done = False
+    def __post_init__(self) -> None:
+        head = self.head
+        if head.length:
+            self._missing = head.length
+            self.is_whole = False
+        if not head.is_ordinary:
+            self._is_unusual = True
+            self._keeps = head.keeps_alive
+            self._is_bodiless = head.method == "HEAD"
+            self._expects_continue = head.expects_continue
+            if head.is_chunked:
+                self._chunks = ChunkedBody()
+                self.is_whole = False
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Let the application answer."""
@@ -117,7 +125,7 @@ class Exchange:
                 self._door.tasks.discard(self.task)
             if not self.is_done:
                 # It ended without ending its answer: the client sees that the end is missing.
-                self.is_done = True
+                self._is_unusual = self.is_done = True
                 self._connection.ended(keeps=False)
 
     @property
@@ -133,12 +141,7 @@ class Exchange:
         Returns:
             What belongs to the next request.
         """
-        if self._chunks is None and len(data) == self._missing:
-            # As nearly always: all of the body, and nothing else.
-            part, rest = data, b""
-            self._missing = 0
-            self.is_whole = True
-        elif self._chunks is None:
+        if self._chunks is None:
             part = data[: self._missing]
             self._missing -= len(part)
             self.is_whole = not self._missing
@@ -158,9 +161,18 @@ class Exchange:
             self.wake()
         return rest
 
+    def feed_all(self, data: bytes) -> None:
+        """Take in the whole body of a request that tells its length, where it has come with its head."""
+        self.is_whole = True
+        self._missing = 0
+        self._expects_continue = False
+        self._parts.append(data)
+        self.unread = len(data)
+
     def _break_off(self, error: InvalidHttp) -> None:
         """The body cannot be read: for the application its client is gone, the client gets an error if it still can."""
         has_begun, self._start = self._has_begun, None
+        self._is_unusual = True
         self._keeps = False
         self.is_done = True
         self._parts.clear()
@@ -181,8 +193,11 @@ class Exchange:
             return None
         self._is_told = True
         parts = self._parts
-        body = parts.pop() if len(parts) == 1 else b"".join(parts)
-        parts.clear()
+        if len(parts) == 1:
+            body = parts.pop()
+        else:
+            body = b"".join(parts)
+            parts.clear()
         self.unread = 0
         self._connection.read_on()
         return body
@@ -192,7 +207,7 @@ class Exchange:
             if self.is_done or self._connection.lost:
                 return {"type": "http.disconnect"}
             if self._parts:
-                part = self._parts.popleft()
+                part = self._parts.pop(0)
                 self.unread -= len(part)
                 self._connection.read_on()
                 self._is_told = self.is_whole and not self._parts
@@ -211,6 +226,7 @@ class Exchange:
     async def send(self, message: Message) -> None:
         if self.is_done:
             return
+        self._is_unusual = True
         if message["type"] == "http.response.start":
             headers: Headers = list(message.get("headers", ()))
             self._start = (message["status"], headers, render_fields(headers))
@@ -221,7 +237,7 @@ class Exchange:
         body: bytes = message.get("body", b"")
         is_last = not message.get("more_body", False)
         head = self._head(len(body) if is_last else None)
-        if not self._has_body:
+        if self._is_bodiless:
             body = b""
         elif self._left is not None:
             if len(body) > self._left:
@@ -253,18 +269,16 @@ class Exchange:
         fields = render_fields(headers)
         connection = self._connection
         if (
-            not (self._keeps and self._may_chunk and self._has_body and self.is_whole and not self.unread)
-            or self._has_begun
-            or self._sent_early
-            or self._start is not None
+            self._is_unusual
+            or not self.is_whole
+            or self.unread
             or self._door.closing
-            or self.is_done
             or status in _BODILESS
             or b"connection: " in fields
             or b"content-length: " in fields
         ):
             return self._send_in_messages(status, headers, body)
-        self._has_begun = True
+        self._is_unusual = self._has_begun = True
         data = _whole_head(status, fields, len(body), self._door.date())
         if len(body) > _JOINED_BYTES:
             connection.transport.write(data)
@@ -296,10 +310,11 @@ class Exchange:
 
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Give the whole answer at once, in the place of the application, which has not begun."""
+        self._is_unusual = True
         self._start = (status, headers, render_fields(headers))
         head = self._head(len(body))
         self._left = 0
-        self._connection.transport.write(head + body if self._has_body else head)
+        self._connection.transport.write(head if self._is_bodiless else head + body)
         self._finish()
 
     def _send_head(self) -> None:
@@ -329,6 +344,7 @@ class Exchange:
 
     def begin_early(self) -> None:
         """Write what the answer goes on with in any case, if that is known: whether it arrives is of interest."""
+        self._is_unusual = True
         if not self._has_begun:
             if not self._sent_early:
                 self._sent_early = len(_VERSION)
@@ -351,14 +367,14 @@ class Exchange:
             elif name == b"connection" and value == b"close":
                 says_close = True
                 self._keeps = False
-        if status in _BODILESS or not self._has_body:
-            self._has_body = False
+        if status in _BODILESS or self._is_bodiless:
+            self._is_bodiless = True
             self._left = 0
         elif self._left is None:
             if size is not None:
                 self._left = size
                 lines.append(b"content-length: %d\r\n" % size)
-            elif self._may_chunk:
+            elif self.head.version == "1.1":
                 self._is_chunked = True
                 lines.append(b"transfer-encoding: chunked\r\n")
             else:
@@ -369,7 +385,7 @@ class Exchange:
         if not self._keeps:
             if not says_close:
                 lines.append(b"connection: close\r\n")
-        elif not self._may_chunk:
+        elif self.head.version != "1.1":
             lines.append(b"connection: keep-alive\r\n")
         lines.append(b"\r\n")
         early, self._sent_early = self._sent_early, 0

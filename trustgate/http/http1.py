@@ -229,7 +229,10 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange = Exchange(self, self._door, head)
         if len(data) > size:
             rest = data[size:]
-            self._ahead = rest if exchange.is_whole else exchange.feed(rest)
+            if len(rest) == head.length:  # as nearly always
+                exchange.feed_all(rest)
+            else:
+                self._ahead = rest if exchange.is_whole else exchange.feed(rest)
         return exchange
 
     def _read_head(self, data: bytes) -> RequestHead:

@@ -78,7 +78,8 @@ class RequestHead:
     """The head of a request."""
 
     __slots__ = (
-        *("expects_continue", "fields", "forwarded", "headers", "is_chunked", "is_usual", "judged_as", "keeps_alive"),
+        *("_is_ordinary", "expects_continue", "fields", "forwarded", "headers", "is_chunked", "is_usual", "judged_as"),
+        "keeps_alive",
         *("key_hash", "length", "method", "noted", "passed", "path", "query", "scope", "target", "upgrade", "version"),
     )
 
@@ -100,6 +101,7 @@ class RequestHead:
         self.expects_continue = False
         #: The protocol asked for by ``Connection: upgrade``, in lower case; empty: none.
         self.upgrade = b""
+        self._is_ordinary: bool | None = None
         #: For what judges heads: what was found out about this one, whatever the length of its body; and as whose it
         #: was let through, until its request is begun.
         self.noted: Any = None
@@ -130,6 +132,18 @@ class RequestHead:
         if self.scope is not None:
             head.scope = {**self.scope, "headers": head.headers}
         return head
+
+    @property
+    def is_ordinary(self) -> bool:
+        """Whether nothing but its length tells how its body is read, its answer has a body, and the connection goes on.
+
+        Asked for once all of it is read.
+        """
+        ordinary = self._is_ordinary
+        if ordinary is None:
+            is_plain = self.version == "1.1" and not (self.is_chunked or self.expects_continue)
+            ordinary = self._is_ordinary = is_plain and self.keeps_alive and self.method != "HEAD"
+        return ordinary
 
     def by_name(self) -> dict[bytes, bytes]:
         """Returns the fields by their names in lower case, the last of each; the same for all requests with this head.

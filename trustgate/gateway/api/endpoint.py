@@ -122,6 +122,16 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return self.has_model and not self.is_unmetered and (self.makes or self.names or self.lists) is None
 
     @cached_property
+    def is_model_named(self) -> bool:
+        """Whether every body names its model, in the bytes that it was read from."""
+        return self.is_plain and "model" in self.needed
+
+    @cached_property
+    def goes_as_it_came(self) -> bool:
+        """Whether its body is JSON of which nothing is to be read before the rest, or changed in it by its kind."""
+        return self.body == "json" and self.makes != "message_batch"
+
+    @cached_property
     def children(self) -> tuple[str, ...]:
         """The kinds of the ids in its path that stand below the caller's own one."""
         return tuple(name for name in re.findall(r"\{(\w+)\}", self.path) if name != "id")

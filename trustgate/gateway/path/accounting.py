@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, Literal, NoReturn, Protocol
 
 import msgspec
@@ -250,46 +249,37 @@ class Accounting:
         return account
 
 
-class Account:
+class Account(msgspec.Struct, eq=False):
     """One admitted request. The path fills it in as it goes; whatever happens, it is closed once."""
 
-    __slots__ = (
-        "_accounting",
-        "_answer",
-        "_hold",
-        "closed",
-        "first_ms",
-        "pending",
-        "receipt",
-        "request",
-        "sale",
-        "target",
-        "upstream_model",
-        "usage_so_far",
-        "work",
-    )
+    _accounting: Accounting
+    request: Request
+    #: What its request holds (``Keeping.open``); None: it is refused, or was admitted before.
+    _hold: RequestHold | None
+    #: What the request is paid by; None: it owes nothing.
+    sale: Sale | None
+    target: Target | None = None
+    upstream_model: str = ""
+    first_ms: int | None = None
+    #: Returns what a meter knows to be used up to now; None: there is none yet.
+    metered: Callable[[], Usage] | None = None
+    closed: bool = False
+    #: Work that went on upstream, whose end it has seen, and which it charges.
+    work: ObjectId | None = None
+    #: What it came to, once it is closed.
+    receipt: Receipt | None = None
+    #: What ``kept`` waits for; None: nothing.
+    pending: Deferred[Any] | None = None
+    #: The hash of what was sent, still open; None: nothing was.
+    _answer: hashlib._Hash | None = None
 
-    def __init__(self, accounting: Accounting, request: Request, hold: RequestHold | None, sale: Sale | None) -> None:
-        """``hold``: what its request holds (``Keeping.open``); None: it is refused, or was admitted before."""
-        self._accounting = accounting
-        self.request = request
-        #: The hash of what was sent, still open; None: nothing was.
-        self._answer: hashlib._Hash | None = None
-        self._hold = hold
-        #: What the request is paid by; None: it owes nothing.
-        self.sale = sale
-        self.target: Target | None = None
-        self.upstream_model = ""
-        self.first_ms: int | None = None
-        #: What was used up to now: the prompt's estimate, until a meter knows better.
-        self.usage_so_far: Callable[[], Usage] = partial(_prompt_estimate, request.call)
-        self.closed = False
-        #: Work that went on upstream, whose end it has seen, and which it charges.
-        self.work: ObjectId | None = None
-        #: What it came to, once it is closed.
-        self.receipt: Receipt | None = None
-        #: What ``kept`` waits for; None: nothing.
-        self.pending: Deferred[Any] | None = None
+    def usage_so_far(self) -> Usage:
+        """Returns what was used up to now: the prompt's estimate, until a meter knows better."""
+        if self.closed:
+            return _NOTHING
+        if self.metered is not None:
+            return self.metered()
+        return Usage(prompt_tokens=self.request.call.prompt_tokens, estimated=True)
 
     @property
     def rates(self) -> tuple[Rate | None, Rate | None]:
@@ -347,7 +337,7 @@ class Account:
             return
         self.closed = True
         # It holds the account itself: let go of, or a request's objects are a cycle that the collector has to find.
-        self.usage_so_far = _nothing_more
+        self.metered = None
         request, target = self.request, self.target
         arrival, endpoint, caller, call = request.arrival, request.endpoint, request.caller, request.call
         if usage.images or endpoint.name == "batches":
@@ -366,9 +356,10 @@ class Account:
                     cost_nano_usd = price.plain_nano_usd(usage, arrival.at_us)
                 else:
                     cost_nano_usd = cost_of(call, price, usage, arrival.at_us)
-        billed = billed_nano_usd(cost_nano_usd, caller.price_factor_ppm)
+        factor_ppm = caller.price_factor_ppm
+        billed = billed_nano_usd(cost_nano_usd, factor_ppm)
         paid = None if caller.terms is None else self._paid(caller.terms, finish, billed)
-        receipt = self._receipt(finish, status, usage, price, cost_nano_usd, billed)
+        receipt = self._receipt(finish, status, usage, price, cost_nano_usd, billed, factor_ppm)
         if paid is not None:
             receipt = replace(receipt, **paid)
         self.receipt = receipt
@@ -377,7 +368,14 @@ class Account:
         )
 
     def _receipt(
-        self, finish: Finish, status: int, usage: Usage, price: PriceTable, cost_nano_usd: int, billed_nano_usd: int
+        self,
+        finish: Finish,
+        status: int,
+        usage: Usage,
+        price: PriceTable,
+        cost_nano_usd: int,
+        billed_nano_usd: int,
+        factor_ppm: int,
     ) -> Receipt:
         """Returns the receipt of a tenant that owes nothing, its members by position (see ``Receipt``)."""
         request, target = self.request, self.target
@@ -424,7 +422,7 @@ class Account:
             UNSET,
             price.known,
             billed_nano_usd,
-            caller.price_factor_ppm,
+            factor_ppm,
             usage.cache_write_tokens,
             usage.cache_write_1h_tokens,
             usage.audio_prompt_tokens,
@@ -463,14 +461,6 @@ class Account:
         elif terms.price_nano_usd is not None:
             billed = terms.price_nano_usd * requests_in(self.request.call) if self.request.endpoint.is_sold else 0
         return self.sale.close(billed, delivered=delivered)
-
-
-def _prompt_estimate(call: Call) -> Usage:
-    return Usage(prompt_tokens=call.prompt_tokens, estimated=True)
-
-
-def _nothing_more() -> Usage:
-    return _NOTHING
 
 
 def _version(caller: Caller, call: Call) -> Literal[3, 4, 5, 6]:

@@ -16,8 +16,9 @@ from trustgate.access.budgets import Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.plans import allows_model, completion_cap
 from trustgate.errors import InvalidRequest, PermissionDenied
-from trustgate.gateway.api.endpoints import Endpoint
+from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.path.profiling import bounds_completion
+from trustgate.gateway.path.worst_case import completion_bound
 from trustgate.models.catalog import Catalog, Resolved
 from trustgate.models.pricing import PriceTable
 from trustgate.models.upstream.targets import model_not_found
@@ -26,6 +27,8 @@ from trustgate.types import Passport, Prices
 #: Callers choose the names: beyond so many all are worked out anew, and one longer than this (characters) each time.
 _MOST: Final = 10_000
 _NAME_MOST: Final = 256
+#: A request that sets no bound on its completion.
+_BOUNDLESS: Final = Call(model="")
 
 
 class CallerModel(msgspec.Struct, frozen=True, eq=False):
@@ -44,6 +47,8 @@ class CallerModel(msgspec.Struct, frozen=True, eq=False):
     names: tuple[str, ...]
     #: The most tokens that plan and key let one completion have; None: they have no bound.
     completion_cap: int | None
+    #: ``completion_bound`` of a request that sets no bound itself.
+    usual_bound: int
     #: A bound on the completion is sent along: what it uses is limited, or its profile has one.
     is_bounded: bool
     #: Who draws on budgets with a request for it that names no end user.
@@ -87,7 +92,10 @@ class CallerModels:
         else:
             resolved = Resolved(service or Passport(id="", slug=endpoint.service_slug, api_model_id=""), "", (), price)
         wants_price = model.wants_price or model.caller.wants_price(())
-        return msgspec.structs.replace(model, resolved=resolved, fallbacks=(), wants_price=wants_price)
+        usual_bound = completion_bound(_BOUNDLESS, resolved, model.completion_cap)
+        return msgspec.structs.replace(
+            model, resolved=resolved, fallbacks=(), wants_price=wants_price, usual_bound=usual_bound
+        )
 
     def check_inner(self, caller: Caller, name: str) -> None:
         """Check a model that a body names where it goes upstream as it is.
@@ -118,6 +126,7 @@ class CallerModels:
         if resolved is not None and name is not None:
             plan_names, names = resolved.names, resolved.all_names(name)
             fallbacks = tuple(self._catalog.fallbacks(resolved.passport, profile))
+        cap = completion_cap(caller)
         return CallerModel(
             caller=caller,
             state=state,
@@ -125,7 +134,8 @@ class CallerModels:
             fallbacks=fallbacks,
             plan_names=plan_names,
             names=names,
-            completion_cap=completion_cap(caller),
+            completion_cap=cap,
+            usual_bound=completion_bound(_BOUNDLESS, resolved, cap),
             is_bounded=caller.is_metered or (profile is not None and bounds_completion(profile.rules)),
             drawer=Drawer(caller.tenant.id, caller.key.account_id, caller.plan.name, names),
             wants_price=caller.wants_price(names),

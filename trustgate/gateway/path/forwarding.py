@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from trustgate import __version__
@@ -42,6 +43,59 @@ _FORMS: dict[str, Form] = {
 _NEVER_EMPTY = frozenset({"audio.speech"})
 
 
+class _Body(msgspec.Struct, frozen=True, eq=False):
+    """A request's body, as each target wants it."""
+
+    request: Request
+    #: As the caller's profile has it.
+    body: Payload
+    #: The same, where it goes as it came to a target that calls the model as the client does and adds nothing.
+    plain: Payload | None
+    #: The most that one completion may get, in tokens, where it is sent along.
+    bounded: int | None
+    #: The stream's usage is asked for, since the client did not.
+    asks_usage: bool
+
+    def of_target(self, target: Target) -> bytes | tuple[bytes, ...] | AsyncIterator[bytes]:
+        plain = self.plain
+        if (
+            isinstance(plain, bytes)
+            and target.model == self.request.call.model
+            and not target.passport.default_parameters
+        ):
+            return plain
+        return self._changed(target)
+
+    def _changed(self, target: Target) -> bytes | tuple[bytes, ...] | AsyncIterator[bytes]:
+        """As ``of_target``, of one in which something may change."""
+        endpoint, caller, call = self.request.endpoint, self.request.caller, self.request.call
+        body, bounded = self.body, self.bounded
+        if isinstance(body, Upload):
+            return body.outgoing(target.model if endpoint.has_model else "")
+        if endpoint.body == "none":
+            return b""
+        merges: dict[str, dict[str, Any]] = {}
+        lowered: dict[str, Any] = {}
+        defaults = dict(target.passport.default_parameters) if endpoint.takes_defaults else {}
+        if caller.profile is not None and defaults:
+            defaults = capped_defaults(caller.profile.rules, defaults)
+        if bounded is not None:
+            _lower(call, endpoint, bounded, lowered, merges)
+            if not endpoint.is_bounded_by(call.bounds):
+                _bound_by_default(defaults, _max_tokens_member(endpoint, target), bounded)
+        if self.asks_usage and target.takes_stream_options:
+            merges["stream_options"] = {"include_usage": True}
+        # A resource's call may name no model.
+        sets_model = endpoint.has_model and (target.model or not endpoint.is_unmetered)
+        is_as_read = endpoint.is_model_named and target.model == call.model and not (lowered or defaults or merges)
+        if is_as_read and isinstance(body, bytes):
+            return body  # nothing in it changes
+        changes = {"model": target.model, **lowered} if sets_model else lowered
+        if isinstance(body, LargeBody):
+            return body.restored(outgoing(body.skeleton, changes, defaults, merges))
+        return outgoing(body, changes, defaults, merges)
+
+
 class Forwarding:
     def __init__(self, further_headers: Iterable[str], tracing: Tracing | None = None) -> None:
         """``tracing``: where it is given and ``traceparent`` travels on, it names this gateway's span as the parent."""
@@ -66,41 +120,10 @@ class Forwarding:
         """
         arrival, endpoint, caller, call = request.arrival, request.endpoint, request.caller, request.call
         body = request.body if request.sent is None else request.sent
-        merges: dict[str, dict[str, Any]] = {}
-        lowered: dict[str, Any] = {}
-        asks_usage = endpoint.asks_usage and call.stream and not call.include_usage
+        asks_usage = call.stream and endpoint.asks_usage and not call.include_usage
         bounded = bound if endpoint.generates else None
-        if bounded is not None:
-            _lower(call, endpoint, bounded, lowered, merges)
-        asking = {**merges, "stream_options": {"include_usage": True}} if asks_usage else merges
-        # What ``call.model`` is was read in these bytes.
-        is_named = endpoint.is_plain and "model" in endpoint.needed
-        #: Where a target calls the model as the client does and adds nothing, the body is sent as it came.
-        plain = body if is_named and isinstance(body, bytes) and not (asks_usage or bounded is not None) else None
-
-        def body_for(target: Target) -> bytes | tuple[bytes, ...] | AsyncIterator[bytes]:
-            if plain is not None and target.model == call.model and not target.passport.default_parameters:
-                return plain
-            if isinstance(body, Upload):
-                return body.outgoing(target.model if endpoint.has_model else "")
-            if endpoint.body == "none":
-                return b""
-            defaults = dict(target.passport.default_parameters) if endpoint.takes_defaults else {}
-            if caller.profile is not None and defaults:
-                defaults = capped_defaults(caller.profile.rules, defaults)
-            if bounded is not None and not endpoint.is_bounded_by(call.bounds):
-                _bound_by_default(defaults, _max_tokens_member(endpoint, target), bounded)
-            # A resource's call may name no model.
-            sets_model = endpoint.has_model and (target.model or not endpoint.is_unmetered)
-            merging = asking if target.takes_stream_options else merges
-            is_as_read = is_named and target.model == call.model and not (lowered or defaults or merging)
-            if is_as_read and isinstance(body, bytes):
-                return body  # nothing in it changes
-            changes = {"model": target.model, **lowered} if sets_model else lowered
-            if isinstance(body, LargeBody):
-                return body.restored(outgoing(body.skeleton, changes, defaults, merging))
-            return outgoing(body, changes, defaults, merging)
-
+        is_bytes = isinstance(body, bytes)
+        plain = body if is_bytes and endpoint.is_model_named and not asks_usage and bounded is None else None
         kept = self._of_head(endpoint, arrival, body)
         request_id = arrival.request_id.decode()
         own: tuple[tuple[str, str], ...] = ()
@@ -111,8 +134,8 @@ class Forwarding:
             kept,
             path=path,
             request_id=request_id,
-            is_ordinary=isinstance(body, bytes) and not (headers or endpoint.at_root),
-            body_for=body_for,
+            is_ordinary=is_bytes and not (headers or endpoint.at_root),
+            body_for=_Body(request, body, plain, bounded, asks_usage).of_target,
             caller=caller.tenant.id,
             model=call.model,
             prompt_tokens=call.prompt_tokens,

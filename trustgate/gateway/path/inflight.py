@@ -259,7 +259,7 @@ class InFlight:
         return "full" if self.shares.is_full else "share"
 
     def add(self, cancellation: Cancellation) -> None:
-        loop = self.loop()
+        loop = self._loop or self.loop()
         self._quick[cancellation] = at = loop.time() + self._slow_s
         if self._timer is None:
             self._timer = loop.call_at(at, self._look)

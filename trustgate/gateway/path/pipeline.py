@@ -234,7 +234,9 @@ class Pipeline:
             model = self._models.priced_by_call(model, endpoint, is_asked=route.asks_model)
         drawer = model.drawer if call.end_user is None else None
         request = Request(arrival, endpoint, caller, call, route.body, model.names, sent, drawer)
-        bound = completion_bound(call, model.resolved, model.completion_cap)
+        bound = model.usual_bound
+        if call.max_tokens is not None or call.bounds:
+            bound = completion_bound(call, model.resolved, model.completion_cap)
         ask = worst_case(endpoint, call, model.resolved, bound, caller.price_factor_ppm, arrival.at_us, model.fallbacks)
         return _Asked(request, route, model, ask, bound if model.is_bounded else None)
 
@@ -264,7 +266,7 @@ class Pipeline:
             delivery.reply.headers.append(receipt_header(request.arrival.receipt_id))
             try:
                 watch.begin_behind(request.body, drain=caller.plan.on_disconnect == "drain")
-                headers = self._routing.headers(caller.profile)
+                headers = () if caller.profile is None else self._routing.headers(caller.profile)
                 outgoing = self._forwarding.outgoing(request, route.path, asked.bound, headers)
                 if sale is not None:
                     await delivery.pay_upfront(watch.cancellation)
@@ -330,9 +332,9 @@ class Pipeline:
         there is no memory for it.
         """
         head = arrival.head
-        if head is None or not head.is_usual or endpoint.body != "json" or caller.profile is not None:
+        if head is None or not head.is_usual or not endpoint.goes_as_it_came or caller.profile is not None:
             return None
-        if MODEL_IN_PATH in scope or endpoint.makes == "message_batch":
+        if MODEL_IN_PATH in scope:
             return None
         return whole_body(scope, head.length, self._settings.serve.max_body_bytes, room)
 

@@ -79,7 +79,7 @@ async def _relay_raw(answer: Answer, chunks: AsyncIterator[bytes], delivery: Del
     account, reply = delivery.admitted, delivery.reply
     reply.is_raw = True
     text = TranscriptTextMeter() if account.request.endpoint.hears else None
-    account.usage_so_far = lambda: with_units(Usage() if text is None else text.usage(), account)
+    account.metered = lambda: with_units(Usage() if text is None else text.usage(), account)
     if account.sale is None:
         await delivery.begin(answer)
     async for chunk in chunks:
@@ -138,7 +138,7 @@ class _EventRelay:
         self.failed = False
         #: ``[DONE]`` was passed on.
         self._is_over = False
-        account.usage_so_far = lambda: self._charged(with_units(account.usage_of(self.meter), account))
+        account.metered = lambda: self._charged(with_units(account.usage_of(self.meter), account))
 
     def pass_at_once(self, frames: list[Frame]) -> bool:
         """Send frames as they come, without a turn of the task that relays them.

@@ -9,6 +9,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import msgspec
 from starlette.types import Send
 
 from trustgate.access.quota import Rate
@@ -29,43 +30,40 @@ class ResponseRecorder(Protocol):
     def write(self, body: bytes, *, last: bool) -> None: ...
 
 
-class Reply:
+class Reply(msgspec.Struct, eq=False):
     """One client's reply as it stands: its headers so far, whether it has begun, whether the client is still
     connected."""
 
-    __slots__ = (
-        *("_dialect", "_send", "_send_at_once", "_send_whole", "gone", "headers", "is_raw"),
-        *("recorder", "request_id", "sequence", "started", "waiting_since"),
-    )
+    _send: Send
+    request_id: bytes
+    _dialect: Dialect
+    #: The request's.
+    _extensions: Mapping[str, Any] = MappingProxyType({})
+    headers: Headers = []
+    #: Sends a whole answer, unless what is sent is to be seen by others first (CORS).
+    _send_whole: SendWhole | None = None
+    #: Sends a piece of a stream where it need not wait, unless as above.
+    _send_at_once: Callable[[bytes], bool] | None = None
+    started: bool = False
+    #: Since when a piece waits for the client to take it, in the loop's time.
+    waiting_since: float | None = None
+    #: The number of the stream's last event, where they are numbered.
+    sequence: int = -1
+    #: The answer has no frames (audio, a file): there is no way to say an error in the middle of it.
+    is_raw: bool = False
+    #: The client hung up: nothing is sent any more.
+    gone: bool = False
+    recorder: ResponseRecorder | None = None
 
-    def __init__(
-        self, send: Send, request_id: bytes, dialect: Dialect, extensions: Mapping[str, Any] = MappingProxyType({})
-    ) -> None:
-        """``extensions``: the request's."""
-        self._send = send
-        exchange = extensions.get(EXCHANGE)
-        #: Sends a whole answer, unless what is sent is to be seen by others first (CORS).
-        self._send_whole: SendWhole | None = None
-        #: Sends a piece of a stream where it need not wait, unless as above.
-        self._send_at_once: Callable[[bytes], bool] | None = None
-        if exchange is not None and send == exchange.send:
+    def __post_init__(self) -> None:
+        exchange = self._extensions.get(EXCHANGE)
+        if exchange is not None and self._send == exchange.send:
             self._send_whole = exchange.send_whole
             self._send_at_once = exchange.send_at_once
-        self._dialect = dialect
-        self.request_id = request_id
-        self.headers: Headers = [(b"x-request-id", request_id)]
-        if dialect.id_header is not None:
-            self.headers.append((dialect.id_header, request_id))
-        self.started = False
-        #: Since when a piece waits for the client to take it, in the loop's time.
-        self.waiting_since: float | None = None
-        #: The number of the stream's last event, where they are numbered.
-        self.sequence = -1
-        #: The answer has no frames (audio, a file): there is no way to say an error in the middle of it.
-        self.is_raw = False
-        #: The client hung up: nothing is sent any more.
-        self.gone = False
-        self.recorder: ResponseRecorder | None = None
+        self.headers.append((b"x-request-id", self.request_id))
+        id_header = self._dialect.id_header
+        if id_header is not None:
+            self.headers.append((id_header, self.request_id))
 
     def record(self, status: int, content_type: bytes, body: bytes) -> None:
         """Take a whole answer down, whether or not it can be sent."""

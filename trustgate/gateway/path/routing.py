@@ -148,9 +148,9 @@ class Routing:
         if any(self._handles.is_strangers("model", name, tenant_id) for name in {model, _CHECKPOINT.sub("", model)}):
             raise model_not_found(asked)
 
-    def headers(self, profile: Profile | None) -> list[tuple[str, str, str]]:
+    def headers(self, profile: Profile) -> list[tuple[str, str, str]]:
         """Returns the headers that the caller's profile sets for upstreams, as ``Targets.headers``."""
-        return [] if profile is None else self._targets.headers(profile)
+        return self._targets.headers(profile)
 
     def _find_named(
         self, route: Route, endpoint: Endpoint, names: Kind, ids: Mapping[str, str], tenant_id: str
@@ -239,7 +239,7 @@ class Routing:
             # The usual case: one place serves it, for every caller.
             if resolved.upstream_model.startswith(_TRAINED):
                 self._check_trained(resolved.upstream_model, call.model, route.tenant_id)
-            return self._targets.route(call.model, resolved, route.service)
+            return [self._targets.only(resolved, route.service)]
         found = self._targets_of(route, resolved, profile)
         if not call.uses and not call.shared:
             return found

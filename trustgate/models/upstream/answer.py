@@ -12,6 +12,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from trustgate.errors import UpstreamFailed
 from trustgate.models.metering.answer import Failure
 from trustgate.models.metering.chunks import FrameKind, StreamMeter
@@ -227,40 +229,30 @@ async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
     return await anext(chunks, None)
 
 
-class Answer:
+class Answer(msgspec.Struct, eq=False):
     """What an upstream answered with a success's status, once it is known that it is no failure.
 
     One of three: ``events``; ``chunks``, bytes without frames; or neither, then ``body`` and what it ``reported``.
     """
 
-    __slots__ = (
-        *("_is_closed", "_response", "apart", "body", "chunks", "content_type", "events"),
-        *("reported", "status", "target"),
-    )
+    target: Target
+    _response: httpx.Response | Response | AiohttpResponse
+    body: bytes = b""
+    #: Of a large body; None: it can be decoded as it is.
+    apart: Apart | None = None
+    reported: Reported | None = None
+    events: EventStream | None = None
+    chunks: AsyncIterator[bytes] | None = None
+    content_type: str = ""
+    _is_closed: bool = False
 
-    def __init__(
-        self,
-        target: Target,
-        response: httpx.Response | Response | AiohttpResponse,
-        *,
-        body: bytes = b"",
-        apart: Apart | None = None,
-        reported: Reported | None = None,
-        events: EventStream | None = None,
-        chunks: AsyncIterator[bytes] | None = None,
-        content_type: str | None = None,
-    ) -> None:
-        self.target = target
-        self.status = response.status_code
-        self.content_type = content_type or response.headers.get("content-type", "application/json")
-        self.body = body
-        #: Of a large body; None: it can be decoded as it is.
-        self.apart = apart
-        self.reported = reported
-        self.events = events
-        self.chunks = chunks
-        self._response = response
-        self._is_closed = False
+    def __post_init__(self) -> None:
+        if not self.content_type:
+            self.content_type = self._response.headers.get("content-type", "application/json")
+
+    @property
+    def status(self) -> int:
+        return self._response.status_code
 
     @property
     def headers(self) -> Mapping[str, str]:

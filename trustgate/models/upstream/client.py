@@ -184,7 +184,6 @@ class UpstreamClient:
         if (
             not outgoing.is_ordinary
             or target.only_too_long
-            or not self._network.keeps_one(base_url)
             or not target.load.has_room(target.passport.pool)
             or target.breaker.is_tripped
         ):

@@ -11,6 +11,7 @@ Source: RFC 9112, section 6.3 "Message Body Length".
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import re
 import select
 from collections.abc import Callable
@@ -26,6 +27,17 @@ from trustgate.models.upstream.response import MAX_HEAD_BYTES, MAX_HEADERS, Read
 _READ_BYTES = 64 * 1024
 
 _FRAMING = re.compile(rb"\r?\n(content-length|transfer-encoding)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
+
+
+#: poll(2), of a time that is over at once. ``select.poll`` gives the interpreter away for it, as for one that waits:
+#: another thread takes it, and the event loop has to wait until it gets it back.
+_poll = ctypes.PyDLL(None).poll
+
+
+class _PollFd(ctypes.Structure):
+    """What poll(2) is asked of one file descriptor."""
+
+    _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
 
 
 def _nothing() -> None:
@@ -48,7 +60,8 @@ class UpstreamProtocol(ResponseHandler):
         self.heard = False
         #: What has arrived of a head that is not whole; None: the head is read.
         self._head: bytes | None = None
-        self._poll: select.poll | None = None
+        #: What ``_poll`` is asked for, made when it first is.
+        self._asked: Any = None
         self._reader: Reader | None = None
         #: The response that llhttp reads (``_reader`` has read its head), until it is whole.
         self._response: Response | None = None
@@ -96,12 +109,15 @@ class UpstreamProtocol(ResponseHandler):
         The system is asked too: a server may have closed it a moment ago, and the event loop not have looked yet. What
         can be read from an idle connection is its end, or something that belongs to no request.
         """
-        if self.transport is None or self.transport.is_closing():
+        transport = self.transport
+        if transport is None or transport.is_closing():
             return False
-        if self._poll is None:
-            self._poll = select.poll()
-            self._poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return not self._poll.poll(0)
+        asked = self._asked
+        if asked is None:
+            file_descriptor = transport.get_extra_info("socket").fileno()
+            asked = self._asked = ctypes.byref(_PollFd(file_descriptor, select.POLLIN))
+        readable: int = _poll(asked, 1, 0)
+        return readable == 0
 
     def data_received(self, data: bytes) -> None:
         response = self._response

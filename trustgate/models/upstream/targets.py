@@ -142,7 +142,7 @@ class Targets:
         if resolved is None:
             raise model_not_found(name)
         if not resolved.passport.fallbacks:
-            return [self._target(resolved, service)]
+            return [self.only(resolved, service)]
         first = self._first_choice(resolved, service, profile, sticky)
         found = [*first, *self._fallbacks(resolved.passport, only_too_long=False)]
         larger = list(self._fallbacks(resolved.passport, only_too_long=True))
@@ -156,8 +156,8 @@ class Targets:
             found, larger = [*found, *larger], []
         if any(map(is_too_small, found)):
             found.sort(key=is_too_small)
-        targets = [self._target(each, service) for each in found]
-        return targets + [msgspec.structs.replace(self._target(each, service), only_too_long=True) for each in larger]
+        targets = [self.only(each, service) for each in found]
+        return targets + [msgspec.structs.replace(self.only(each, service), only_too_long=True) for each in larger]
 
     def _first_choice(self, resolved: Resolved, service: str, profile: Profile | None, sticky: bytes) -> list[Resolved]:
         """Returns the passport and its fallbacks of rank 0, in the order that its pool has for this request."""
@@ -171,7 +171,7 @@ class Targets:
         if len(candidates) == 1:
             return [resolved]
         if pool.choice == "least_busy":
-            return by_load(candidates, lambda each: self._target(each, service).load.in_flight, self._chance)
+            return by_load(candidates, lambda each: self.only(each, service).load.in_flight, self._chance)
         if pool.choice == "weighted" or not sticky:
             return by_weight(candidates, self._chance)
         return by_key(candidates, lambda each: each.passport.id, sticky)
@@ -197,18 +197,18 @@ class Targets:
         if passport is None or passport.status == "revoked":
             raise Unavailable("The model's server that made this is no longer served here.", code="model_unavailable")
         resolved = Resolved(passport, model, (), self._catalog.price_of(passport, model))
-        return self._target(resolved if profile is None else self._catalog.under(profile, resolved), service)
+        return self.only(resolved if profile is None else self._catalog.under(profile, resolved), service)
 
     def service(self, name: str) -> Target:
         """Returns where the calls of an endpoint without a meter go: the server of its passport, else the default."""
         passport = self._catalog.service(name)
         if passport is None:
             return self.default(name)
-        return self._target(Resolved(passport, "", (), PriceTable(passport.prices)), name)
+        return self.only(Resolved(passport, "", (), PriceTable(passport.prices)), name)
 
     def default(self, service: str = "") -> Target:
         """Returns the default upstream, for what concerns no model."""
-        return self._target(Resolved(_DEFAULT, "", (), PriceTable(_DEFAULT.prices)), service)
+        return self.only(Resolved(_DEFAULT, "", (), PriceTable(_DEFAULT.prices)), service)
 
     def headers(self, profile: Profile) -> list[tuple[str, str, str]]:
         """Returns the headers that a profile sets for upstreams: name, value, and whose servers alone get it ("": all).
@@ -266,7 +266,8 @@ class Targets:
                 if resolved is not None:
                     yield resolved
 
-    def _target(self, resolved: Resolved, service: str) -> Target:
+    def only(self, resolved: Resolved, service: str) -> Target:
+        """Returns the target of a passport itself: all that ``route`` gives where it has no fallbacks."""
         passport, model = resolved.passport, resolved.upstream_model
         name = passport.id
         if resolved.has_own_key:

@@ -238,11 +238,6 @@ class Network:
         lease = host.pool.kept(host) or await self._connect(host)
         return await self.answer(self._send_on(lease, data, rest))
 
-    def keeps_one(self, base_url: str) -> bool:
-        """Returns whether a connection to the base URL is kept, which may have ended."""
-        host = self._hosts.get(base_url)
-        return host is not None and bool(host.idle)
-
     def send_at_once(
         self, method: str, base_url: str, path: str, headers: Sequence[tuple[str, str]], body: bytes, request_id: str
     ) -> UnderWay | None:
@@ -250,7 +245,9 @@ class Network:
 
         Returns None, and has sent nothing, where none is kept, or where ``send`` would raise.
         """
-        host = self._hosts[base_url]
+        host = self._hosts.get(base_url)
+        if host is None or not host.idle:
+            return None
         try:
             data = _request_bytes(method, host, path, headers, request_id, body)
         except ValueError:
