@@ -34,13 +34,13 @@ class _Connection:
         self.keeps: list[bool] = []
         self.transport: Any = _Transport(self)
         self.room = room
-        self.is_full = room == "none"
+        self.has_no_room = room == "none"
 
     def write_at_once(self, data: bytes) -> bool:
-        if self.is_full:
+        if self.has_no_room:
             return False
         self.written += data
-        self.is_full = self.room == "little"
+        self.has_no_room = self.room == "little"
         return True
 
     async def write(self, data: bytes) -> None:
@@ -49,7 +49,7 @@ class _Connection:
 
     async def drain(self) -> None:
         await asyncio.sleep(0)
-        self.is_full = False
+        self.has_no_room = False
 
     def read_on(self) -> None: ...
 
@@ -58,6 +58,9 @@ class _Connection:
 
     def linger(self) -> None:
         self.keeps.append(False)
+
+    def is_full(self) -> bool:
+        return self.has_no_room
 
     def refuse(self, error: Exception) -> None:
         raise error

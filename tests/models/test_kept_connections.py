@@ -114,7 +114,7 @@ async def test_at_once_or_in_all_steps_the_answer_is_the_same(name: str, stream:
             outcomes = [await world.fetch(is_ordinary=is_ordinary, stream=stream)]
             breaker = world.targets[0].breaker
             heads = [head.replace(b"%d" % port, b"") for head in world.server.heads]
-            seen.append((outcomes, heads, world.server.connections, world.loads, breaker.is_tripped))
+            seen.append((outcomes, heads, world.server.connections, world.loads, breaker.is_tripped()))
             await world.client.close()
     assert seen[0] == seen[1]
     assert seen[0][3] == [0]

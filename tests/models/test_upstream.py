@@ -673,7 +673,7 @@ def test_a_success_ends_what_was_counted_and_tried_before_it() -> None:
     breaker.succeeded()
     for _ in range(9):
         breaker.failed("b")
-    assert not breaker.is_tripped, "one caller alone, as the other's failure was before the success"
+    assert not breaker.is_tripped(), "one caller alone, as the other's failure was before the success"
 
     clock = Clock()
     breaker = opened(clock)
@@ -681,7 +681,7 @@ def test_a_success_ends_what_was_counted_and_tried_before_it() -> None:
     assert breaker.admit("a") and breaker.admit("b")
     breaker.succeeded()
     breaker.failed("b", is_witnessed=True)
-    assert not breaker.is_tripped, "a trial is none any more once another's success has closed the breaker"
+    assert not breaker.is_tripped(), "a trial is none any more once another's success has closed the breaker"
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,6 @@ class Claim(msgspec.Struct, eq=False):
     def add(self, counter: BudgetCounter, cell: UseCell) -> None:
         self._parts.append((counter, cell))
 
-    @property
     def is_empty(self) -> bool:
         """Whether it draws on no budget now. One that comes while it is held is drawn on then."""
         return not self._parts

@@ -63,18 +63,19 @@ class Caller(msgspec.Struct, frozen=True):
     profile: Profile | None = None
     #: Plan and key allow every endpoint, model and feature, in any size.
     is_unrestricted: bool = False
+    #: What is billed of what a model costs, in millionths: as the tenant has it, else as its plan does (worked out).
+    price_factor_ppm: int = 0
+
+    def __post_init__(self) -> None:
+        own = self.tenant.price_factor_ppm
+        factor_ppm = self.plan.price_factor_ppm if own is None else own
+        msgspec.structs.force_setattr(self, "price_factor_ppm", factor_ppm)
 
     def wants_price(self, models: tuple[str, ...]) -> bool:
         """Returns whether a model of these names has to have a price."""
         return self.wants_prices or (
             bool(self.priced_models) and any(matches(self.priced_models, name) for name in models)
         )
-
-    @property
-    def price_factor_ppm(self) -> int:
-        """What is billed of what a model costs, in millionths: as the tenant has it, else as its plan does."""
-        own = self.tenant.price_factor_ppm
-        return self.plan.price_factor_ppm if own is None else own
 
 
 class Directory:

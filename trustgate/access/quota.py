@@ -201,15 +201,14 @@ class Quota:
             self._check(by_key, of_key, demand, "this API key", (tenant.id, key.id), at_us)
         if slot is None:
             slot = self.enter(tenant, plan, key)
-        hold = Hold(ask, subjects, windows.starts, slot)
+        hold = Hold(ask, subjects, windows.starts, slot, claim=claim)
         for counter in subjects:
             counter.requests += 1
             counter.tokens += tokens
             counter.cost_nano_usd += cost_nano_usd
         if claim is not None:
             claim.take()
-            hold.claim = claim
-            if claim.is_empty:
+            if claim.is_empty():
                 claim = None
         if claim is None and not of_tenant and not of_key:
             return hold

@@ -70,17 +70,22 @@ class _Direct:
     """The endpoints whose path is fixed, without the router's search, which costs as much as the path's first steps."""
 
     def __init__(self, pipeline: Pipeline, by_path: dict[str, list[Endpoint]], others: ASGIApp) -> None:
-        self._serve = {
-            (path, endpoint.method): partial(pipeline.serve, endpoint)
+        self._endpoints = {
+            (path, endpoint.method): endpoint
             for path, endpoints in by_path.items()
             for endpoint in endpoints
             if "{" not in path
         }
+        self._pipeline = pipeline
         self._others = others
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        serve = self._serve.get((scope["path"], scope["method"])) if scope["type"] == "http" else None
-        return (serve or self._others)(scope, receive, send)
+    def serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The ASGI application."""
+        endpoint = self._endpoints.get((scope["path"], scope["method"])) if scope["type"] == "http" else None
+        if endpoint is None:
+            others = self._others
+            return others(scope, receive, send)
+        return self._pipeline.serve(endpoint, scope, receive, send)
 
 
 class _Plain:
@@ -119,7 +124,7 @@ def make_app(
     starlette.router.redirect_slashes = False
     app = Aliased(starlette)
     if not cors_origins:
-        return _Direct(pipeline, _by_path(), app)
+        return _Direct(pipeline, _by_path(), app).serve
     # Keys travel in headers that a page sets itself: never with credentials of the browser's own.
     return CORSMiddleware(
         app,

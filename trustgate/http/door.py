@@ -90,7 +90,7 @@ class Door:
     def _run(self, request: tuple[Exchange, Scope]) -> bool:
         """Returns whether the application runs on it."""
         exchange, scope = request
-        if exchange.is_abandoned:
+        if exchange.is_abandoned():
             self.begun(exchange.head)
             return False
         # It takes itself out of the set: a callback of the task would be one more turn for each request. Made without

@@ -12,7 +12,6 @@ from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Protocol
 
-import msgspec
 from starlette.types import ASGIApp, Message, Scope
 
 from trustgate.errors import TrustGateError
@@ -38,7 +37,6 @@ class Carrier(Protocol):
     async def write(self, data: bytes) -> None: ...
     async def drain(self) -> None: ...
     def write_at_once(self, data: bytes) -> bool: ...
-    @property
     def is_full(self) -> bool: ...
     def read_on(self) -> None: ...
     def ended(self, *, keeps: bool) -> None: ...
@@ -57,57 +55,50 @@ class Surroundings(Protocol):
     def begun(self, head: RequestHead) -> None: ...
 
 
-class Exchange(msgspec.Struct, eq=False):
+class Exchange:
     """One request and its answer."""
 
-    _connection: Carrier
-    _door: Surroundings
-    head: RequestHead
-    #: What runs the application, once it does.
-    task: asyncio.Task[None] | None = None
-    #: The answer is to have one of the unusual forms, which ``send_whole`` leaves to others, or it has begun.
-    _is_unusual: bool = False
-    #: The connection may go on after this exchange, as far as the answer decides that.
-    _keeps: bool = True
-    #: The answer has no body, whatever the application sends as one.
-    _is_bodiless: bool = False
-    _expects_continue: bool = False
-    #: The request's body has come to its end.
-    is_whole: bool = True
-    #: Bytes of the body that have not come yet, where its length was told.
-    _missing: int = 0
-    _chunks: ChunkedBody | None = None
-    #: Bytes of the body that have come and that the application has not read.
-    unread: int = 0
-    _parts: list[bytes] = []
-    #: The application knows that the body has ended.
-    _is_told: bool = False
-    _woken: asyncio.Future[None] | None = None
-    #: The head of the answer, and its fields rendered, while it waits for the first piece of its body.
-    _start: tuple[int, Headers, bytes] | None = None
-    #: The head of the answer has been written.
-    _has_begun: bool = False
-    #: Of the head's first bytes, how many have been written before it was known.
-    _sent_early: int = 0
-    _is_chunked: bool = False
-    #: Bytes that the answer still owes, where it has told its length; None: not begun, or not told.
-    _left: int | None = None
-    #: The answer has ended, as far as it will: what the application still sends is dropped.
-    is_done: bool = False
+    __slots__ = (
+        *("_chunks", "_connection", "_door", "_expects_continue", "_has_begun", "_is_bodiless", "_is_chunked"),
+        *("_is_told", "_is_unusual", "_keeps", "_left", "_missing", "_parts", "_sent_early", "_start", "_woken"),
+        *("head", "is_done", "is_whole", "task", "unread"),
+    )
 
-    def __post_init__(self) -> None:
-        head = self.head
-        if head.length:
-            self._missing = head.length
-            self.is_whole = False
-        if not head.is_ordinary:
-            self._is_unusual = True
-            self._keeps = head.keeps_alive
-            self._is_bodiless = head.method == "HEAD"
-            self._expects_continue = head.expects_continue
-            if head.is_chunked:
-                self._chunks = ChunkedBody()
-                self.is_whole = False
+    def __init__(self, connection: Carrier, door: Surroundings, head: RequestHead) -> None:
+        self._connection = connection
+        self._door = door
+        self.head = head
+        #: What runs the application, once it does.
+        self.task: asyncio.Task[None] | None = None
+        #: The answer is to have one of the unusual forms, which ``send_whole`` leaves to others, or it has begun.
+        self._is_unusual = not head.is_ordinary
+        #: The connection may go on after this exchange.
+        self._keeps = head.keeps_alive
+        #: The answer has no body, whatever the application sends as one.
+        self._is_bodiless = head.method == "HEAD"
+        self._expects_continue = head.expects_continue
+        #: Bytes of the body that have not come yet, where its length was told.
+        self._missing = head.length
+        self._chunks = ChunkedBody() if head.is_chunked else None
+        #: The request's body has come to its end.
+        self.is_whole = not (head.length or head.is_chunked)
+        #: Bytes of the body that have come and that the application has not read.
+        self.unread = 0
+        self._parts: list[bytes] = []
+        #: The application knows that the body has ended.
+        self._is_told = False
+        self._woken: asyncio.Future[None] | None = None
+        #: The head of the answer, and its fields rendered, while it waits for the first piece of its body.
+        self._start: tuple[int, Headers, bytes] | None = None
+        #: The head of the answer has been written.
+        self._has_begun = False
+        #: Of the head's first bytes, how many have been written before it was known.
+        self._sent_early = 0
+        self._is_chunked = False
+        #: Bytes that the answer still owes, where it has told its length; None: not begun, or not told.
+        self._left: int | None = None
+        #: The answer has ended, as far as it will: what the application still sends is dropped.
+        self.is_done = False
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Let the application answer."""
@@ -128,7 +119,6 @@ class Exchange(msgspec.Struct, eq=False):
                 self._is_unusual = self.is_done = True
                 self._connection.ended(keeps=False)
 
-    @property
     def is_abandoned(self) -> bool:
         """The client has gone, or the request has turned out not to be one."""
         return self.is_done or self._connection.lost
@@ -274,8 +264,8 @@ class Exchange(msgspec.Struct, eq=False):
             or self.unread
             or self._door.closing
             or status in _BODILESS
-            or b"connection: " in fields
-            or b"content-length: " in fields
+            or fields.find(b"connection: ") >= 0
+            or fields.find(b"content-length: ") >= 0
         ):
             return self._send_in_messages(status, headers, body)
         self._is_unusual = self._has_begun = True
@@ -287,7 +277,7 @@ class Exchange(msgspec.Struct, eq=False):
             data += body
         if not connection.write_at_once(data):
             return self._end_behind(connection.write(data))
-        if connection.is_full:
+        if connection.is_full():
             return self._end_behind(connection.drain())
         self._end_whole()
         return None

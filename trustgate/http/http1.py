@@ -453,7 +453,6 @@ class Connection(asyncio.Protocol):
             self.transport.write(data)
             await self.drain()
 
-    @property
     def is_full(self) -> bool:
         """Whether ``drain`` waits for anything."""
         return self._drained is not None

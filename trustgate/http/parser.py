@@ -78,7 +78,7 @@ class RequestHead:
     """The head of a request."""
 
     __slots__ = (
-        *("_is_ordinary", "expects_continue", "fields", "forwarded", "headers", "is_chunked", "is_usual", "judged_as"),
+        *("expects_continue", "fields", "forwarded", "headers", "is_chunked", "is_ordinary", "is_usual", "judged_as"),
         "keeps_alive",
         *("key_hash", "length", "method", "noted", "passed", "path", "query", "scope", "target", "upgrade", "version"),
     )
@@ -101,7 +101,8 @@ class RequestHead:
         self.expects_continue = False
         #: The protocol asked for by ``Connection: upgrade``, in lower case; empty: none.
         self.upgrade = b""
-        self._is_ordinary: bool | None = None
+        #: Nothing but its length tells how its body is read, its answer may have a body, and the connection goes on.
+        self.is_ordinary = version == "1.1" and method != "HEAD"
         #: For what judges heads: what was found out about this one, whatever the length of its body; and as whose it
         #: was let through, until its request is begun.
         self.noted: Any = None
@@ -124,6 +125,7 @@ class RequestHead:
         head.headers = [(name, digits if name == b"content-length" else value) for name, value in self.headers]
         head.length = int(digits)
         head.keeps_alive = self.keeps_alive
+        head.is_ordinary = self.is_ordinary
         head.noted = self.noted
         head.judged_as = self.judged_as
         head.key_hash = self.key_hash
@@ -132,18 +134,6 @@ class RequestHead:
         if self.scope is not None:
             head.scope = {**self.scope, "headers": head.headers}
         return head
-
-    @property
-    def is_ordinary(self) -> bool:
-        """Whether nothing but its length tells how its body is read, its answer has a body, and the connection goes on.
-
-        Asked for once all of it is read.
-        """
-        ordinary = self._is_ordinary
-        if ordinary is None:
-            is_plain = self.version == "1.1" and not (self.is_chunked or self.expects_continue)
-            ordinary = self._is_ordinary = is_plain and self.keeps_alive and self.method != "HEAD"
-        return ordinary
 
     def by_name(self) -> dict[bytes, bytes]:
         """Returns the fields by their names in lower case, the last of each; the same for all requests with this head.
@@ -299,6 +289,8 @@ def _take_fields(head: RequestHead, found: Headers) -> None:
         head.keeps_alive = b"close" not in options and (head.keeps_alive or b"keep-alive" in options)
         if b"upgrade" in options:
             head.upgrade = upgrade
+    if head.is_chunked or head.expects_continue or not head.keeps_alive:
+        head.is_ordinary = False
 
 
 class KnownHead:

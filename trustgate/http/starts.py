@@ -43,7 +43,8 @@ class Starts(Generic[Request]):
         if self._started < self._most and not (self._first or self._later):
             # Counted first: answered at once, it may bring the next request of its connection here.
             self._started += 1
-            self._started -= not self._start(request)
+            start = self._start
+            self._started -= not start(request)
         else:
             (self._first if is_first else self._later).append(request)
         if not self._is_counting:

@@ -55,6 +55,8 @@ _ASCII = bytes(range(0x80))
 _CONTINUATION = bytes(range(0x80, 0xC0))
 _NOT_ASCII = bytes(range(0x80, 0x100))
 _INDENT = b"    "
+#: As a number: as bytes it is looked for much more slowly (``in`` makes an exception of it first).
+_SEMICOLON = 0x3B
 
 #: The weight of a character outside ASCII by the first byte of its UTF-8 form, in thousandths of a token.
 _LEAD_BYTES_MILLI = (
@@ -89,13 +91,13 @@ def estimate_milli(text: str | bytes) -> int:
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     milli = 0
     # A stand-in ends in a semicolon, and a single byte is found much faster than several.
-    if b";" in data and MARK in data:
+    if _SEMICOLON in data and MARK in data:
         milli = sum(int(found[2]) for found in STAND_IN.finditer(data))
         data = STAND_IN.sub(b"", data)
     if not data.isascii():
         milli += _outside_ascii_milli(data)
         data = data.translate(None, _NOT_ASCII)
-    if _INDENT in data:
+    if data.find(_INDENT) >= 0:
         data = data.replace(_INDENT, b" ")
     others = data.translate(None, _LOWER)
     punctuation = others.translate(None, _UPPER)

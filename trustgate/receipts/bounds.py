@@ -64,7 +64,8 @@ def fixed(receipt: Receipt) -> tuple[Receipt, bytes]:
         form = b""
     kinds = _of_version.get(receipt.v)
     if kinds is not None and 0 < len(form) <= _TEXTS_BYTES and form.isascii() and 0 <= receipt.status <= STATUS_MOST:
-        integers = kinds.get_integers(receipt)
+        get_integers = kinds.get_integers
+        integers = get_integers(receipt)
         if min(integers) >= 0 and max(integers) <= INTEGER_MOST:
             return receipt, form
     receipt = in_range(receipt)

@@ -50,12 +50,13 @@ NOTHING = Named()
 
 def named_in(body: bytes, marks: Marks) -> Named:
     """Returns the ids in a JSON body, at any depth. ``body`` must have been decoded before; ``marks``: of its API."""
+    # Python 3.11 makes an exception, and drops it, for each time that bytes are looked for with ``in``.
     for part, words in marks:
-        if part in body:
+        if body.find(part) >= 0:
             for word in words:
-                if word in body:
+                if body.find(word) >= 0:
                     return named_by(msgspec.json.decode(body))
-    if b"\\" in body and b"\\u00" in body:
+    if body.find(b"\\") >= 0 and body.find(b"\\u00") >= 0:
         return named_by(msgspec.json.decode(body))
     return NOTHING
 

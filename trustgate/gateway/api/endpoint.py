@@ -95,10 +95,45 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     counts: bool = False
     #: Servers have it beside ``/v1``, not below it.
     at_root: bool = False
+    # What follows from the others, worked out when it is made: each request asks for these.
+    #: Whether a request costs something by itself: not one that looks at, lists, ends or counts.
+    is_sold: bool = False
+    #: Names no upstream's ids and gives none out: the usual case.
+    is_plain: bool = False
+    #: Whether every body names its model, in the bytes that it was read from.
+    is_model_named: bool = False
+    #: Whether its body is JSON of which nothing is to be read before the rest, or changed in it by its kind.
+    goes_as_it_came: bool = False
+    #: Whether callers without a key can buy it: nothing that an upstream keeps or has kept, and no form.
+    sells_keyless: bool = False
+    #: Decodes a body into its wire type.
+    _decode: Callable[[bytes], Any] = msgspec.json.decode
+    #: The members that need no second look.
+    _unremarkable: frozenset[str] = COMMON
+    #: What ids in a body are called.
+    _marks: Marks = ALL_MARKS
 
-    @cached_property
-    def _decoder(self) -> msgspec.json.Decoder[Any]:
-        return msgspec.json.Decoder(self.wire)
+    def __post_init__(self) -> None:
+        if self.is_unmetered:
+            is_sold, marks = self.is_sold_by_call, ALL_MARKS
+        else:
+            is_sold = (self.has_model and not self.counts) or self.makes in BATCHES
+            # What is asked about a response names what a response does, in the errors and streams of other documents.
+            marks = RESPONSES_MARKS if self.name == "responses" else _MARKS.get(self.dialect, OPENAI_MARKS)
+        is_plain = self.has_model and not self.is_unmetered and (self.makes or self.names or self.lists) is None
+        is_keyless = is_sold and is_plain and self.body == "json" and self.name not in ("responses", "images.edits")
+        worked_out = {
+            "is_sold": is_sold,
+            "is_plain": is_plain,
+            "is_model_named": is_plain and "model" in self.needed,
+            "goes_as_it_came": self.body == "json" and self.makes != "message_batch",
+            "sells_keyless": is_keyless,
+            "_decode": msgspec.json.Decoder(self.wire).decode,
+            "_unremarkable": COMMON | frozenset(self.wire.__struct_fields__),
+            "_marks": marks,
+        }
+        for name, value in worked_out.items():
+            msgspec.structs.force_setattr(self, name, value)
 
     @cached_property
     def has_model(self) -> bool:
@@ -108,28 +143,6 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def service_slug(self) -> str:
         """The slug of the passport that has the price of its calls; "" where its answers are metered."""
         return SERVICE_PREFIX + self.name if self.is_unmetered else ""
-
-    @cached_property
-    def is_sold(self) -> bool:
-        """Whether a request costs something by itself: not one that looks at, lists, ends or counts."""
-        if self.is_unmetered:
-            return self.is_sold_by_call
-        return (self.has_model and not self.counts) or self.makes in BATCHES
-
-    @cached_property
-    def is_plain(self) -> bool:
-        """Names no upstream's ids and gives none out: the usual case."""
-        return self.has_model and not self.is_unmetered and (self.makes or self.names or self.lists) is None
-
-    @cached_property
-    def is_model_named(self) -> bool:
-        """Whether every body names its model, in the bytes that it was read from."""
-        return self.is_plain and "model" in self.needed
-
-    @cached_property
-    def goes_as_it_came(self) -> bool:
-        """Whether its body is JSON of which nothing is to be read before the rest, or changed in it by its kind."""
-        return self.body == "json" and self.makes != "message_batch"
 
     @cached_property
     def children(self) -> tuple[str, ...]:
@@ -142,31 +155,14 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return msgspec.structs.replace(self, body="json", takes_json=False) if self.takes_json else self
 
     @cached_property
-    def sells_keyless(self) -> bool:
-        """Whether callers without a key can buy it: nothing that an upstream keeps or has kept, and no form."""
-        return self.is_sold and self.is_plain and self.body == "json" and self.name not in ("responses", "images.edits")
-
-    @cached_property
     def needed(self) -> frozenset[str]:
         """The fields without which nothing can be decided."""
         return frozenset(field.name for field in msgspec.structs.fields(self.wire) if field.required)
 
     @cached_property
-    def _unremarkable(self) -> frozenset[str]:
-        """The members that need no second look."""
-        return COMMON | frozenset(self.wire.__struct_fields__)
-
-    @cached_property
     def decisive(self) -> frozenset[str]:
         """The fields of a form that may be said once only, and not after its beginning was sent on."""
         return frozenset(self.wire.__struct_fields__) & {"model", "stream", "n", "purpose", "file_id"}
-
-    @cached_property
-    def _marks(self) -> Marks:
-        if self.is_unmetered:
-            return ALL_MARKS
-        # What is asked about a response names what a response does, in the errors and streams of other documents.
-        return RESPONSES_MARKS if self.name == "responses" else _MARKS.get(self.dialect, OPENAI_MARKS)
 
     def is_bounded_by(self, bounds: Iterable[tuple[str, float]]) -> bool:
         """Returns whether one of these bounds has a name that every server of this endpoint reads."""
@@ -191,7 +187,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         try:
             if not body.isascii():
                 body.decode()  # msgspec looks into no text that it skips
-            call = self.read(self._decoder.decode(body))
+            read, decode = self.read, self._decode
+            call = read(decode(body))
             call = with_members(call, body, _members(body), self._unremarkable, generates=self.generates)
             named = named_in(body, self._marks)
             return call if named is NOTHING else with_ids(call, named, models=self.has_inner_models)

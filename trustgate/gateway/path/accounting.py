@@ -167,7 +167,7 @@ class OwnKeeping:
     def open(self, request: Request, ask: Ask, slot: ParallelSlot | None) -> Hold:
         caller, at_us = request.caller, request.arrival.at_us
         # Where there is no budget, too: one that is added meanwhile counts what is under way.
-        claim = self._budgets.claim(request.drawer, ask.tokens, ask.cost_nano_usd, at_us)
+        claim = self._budgets.claim(request.known_drawer or request.drawer, ask.tokens, ask.cost_nano_usd, at_us)
         return self._quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, slot, claim)
 
     def void(self, hold: Hold) -> None:
@@ -209,7 +209,8 @@ class Accounting:
 
         Raises ``RateLimited`` (429), which is put on record too, or ``Unavailable`` where none may be admitted now.
         """
-        self.check_serving()
+        check_serving = self.check_serving
+        check_serving()
         try:
             slot = self.keeping.enter(caller)
         except RateLimited as refusal:
@@ -286,11 +287,10 @@ class Account(msgspec.Struct, eq=False):
         """The tightest limits on requests and on tokens, for the response's headers."""
         return self._hold.rates if self._hold is not None else (None, None)
 
-    def __enter__(self) -> Account:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Refused before anything was done for it, and so not closed: give the hold back, write nothing."""
+    def leave(self) -> None:
+        """The request is over. One that was refused before anything was done for it is not closed: its hold is given
+        back, and nothing is written.
+        """
         if not self.closed:
             self.closed = True
             if self._hold is not None:
@@ -337,7 +337,8 @@ class Account(msgspec.Struct, eq=False):
             return
         self.closed = True
         # It holds the account itself: let go of, or a request's objects are a cycle that the collector has to find.
-        self.metered = None
+        if self.metered is not None:
+            self.metered = None
         request, target = self.request, self.target
         arrival, endpoint, caller, call = request.arrival, request.endpoint, request.caller, request.call
         if usage.images or endpoint.name == "batches":
@@ -363,9 +364,11 @@ class Account(msgspec.Struct, eq=False):
         if paid is not None:
             receipt = replace(receipt, **paid)
         self.receipt = receipt
-        self.pending = self._accounting.keeping.close(
+        pending = self._accounting.keeping.close(
             AccountEnd(request, receipt, arrival.secret, self._hold, counted, self.sale, self.work)
         )
+        if pending is not None:
+            self.pending = pending
 
     def _receipt(
         self,

@@ -23,12 +23,12 @@ class ClientWatch(msgspec.Struct, eq=False):
     receive: Receive
     reply: Reply
     cancellation: Cancellation
-    drain: bool = False
+    #: The plan's: the upstream is read to its end for a client that has gone.
+    drain: bool
     task: asyncio.Task[None] | None = None
 
-    def begin_behind(self, body: Payload, *, drain: bool) -> None:
-        """Watch from the end of the request's body on, which may still arrive. ``drain``: the plan's."""
-        self.drain = drain
+    def begin_behind(self, body: Payload) -> None:
+        """Watch from the end of the request's body on, which may still arrive."""
         if isinstance(body, Upload) and not body.is_whole:
             body.on_end = self._begin
             body.on_gone = self._gone
@@ -62,6 +62,7 @@ class ClientWatch(msgspec.Struct, eq=False):
     def stop(self) -> None:
         """Stop watching."""
         self.cancellation.on_slow = None
-        task, self.task = self.task, None  # its frames hold this
+        task = self.task
         if task is not None:
+            self.task = None  # its frames hold this
             task.cancel()

@@ -45,16 +45,13 @@ class RequestOutcome(msgspec.Struct, frozen=True, eq=False):
 OnEnd = Callable[[RequestOutcome], None]
 
 
-class Delivery:
+class Delivery(msgspec.Struct, eq=False):
     """One request's answer, from the moment it is admitted to its end."""
 
-    __slots__ = ("_is_paid", "account", "reply")
-
-    def __init__(self, reply: Reply) -> None:
-        self.reply = reply
-        #: None until the request is admitted, or its refusal put on record.
-        self.account: Account | None = None
-        self._is_paid = False
+    reply: Reply
+    #: None until the request is admitted, or its refusal put on record.
+    account: Account | None = None
+    _is_paid: bool = False
 
     def end(self, endpoint: Endpoint, arrival: Arrival, error: TrustGateError | None) -> RequestOutcome:
         """Returns what is told of the request, once all is said."""

@@ -13,8 +13,6 @@ from collections.abc import Callable, Collection, Iterator
 from types import TracebackType
 from typing import Literal, Protocol
 
-import msgspec
-
 from trustgate.deadlines import Deadlines, overdue
 from trustgate.errors import Unavailable
 from trustgate.gateway.path.shares import Shares
@@ -97,26 +95,32 @@ class OpenSocket(Protocol):
     def end(self, reason: Reason) -> None: ...
 
 
-class Cancellation(msgspec.Struct, eq=False):
+class Cancellation:
     """One request in flight, as it may be ended from outside. It has its place from ``InFlight.admit`` to the end of
     its block, so the block must be entered.
     """
 
-    running: InFlight
-    key_id: str
-    tenant_id: str
-    reason: Reason | None = None
-    #: What its client is given, once there is something.
-    reply: Sending | None = None
-    #: What it holds besides its place, given back with it: one of its caller's parallel requests, memory.
-    slot: Releasable | None = None
-    room: Releasable | None = None
-    #: Whether it has run for longer than ``SLOW_AFTER_S``, as ``InFlight`` finds out, and what is called when it has.
-    is_slow: bool = False
-    on_slow: Callable[[], None] | None = None
-    _task: asyncio.Task[object] | None = None
-    _deadlines: Deadlines | None = None
-    _cancelling: int = 0
+    __slots__ = (
+        *("_cancelling", "_deadlines", "_task", "is_slow", "key_id", "on_slow", "reason", "reply", "room", "running"),
+        *("slot", "tenant_id"),
+    )
+
+    def __init__(self, running: InFlight, key_id: str, tenant_id: str) -> None:
+        self.running = running
+        self.key_id = key_id
+        self.tenant_id = tenant_id
+        self.reason: Reason | None = None
+        #: What its client is given, once there is something.
+        self.reply: Sending | None = None
+        #: What it holds besides its place, given back with it: one of its caller's parallel requests, memory.
+        self.slot: Releasable | None = None
+        self.room: Releasable | None = None
+        #: Whether it has run for longer than ``SLOW_AFTER_S``, as ``InFlight`` finds out; what is called when it has.
+        self.is_slow = False
+        self.on_slow: Callable[[], None] | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._deadlines: Deadlines | None = None
+        self._cancelling = 0
 
     def cancel(self, reason: Reason) -> None:
         """End the request. Only the first call counts; after the block has ended, none does."""

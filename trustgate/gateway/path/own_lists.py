@@ -169,4 +169,4 @@ def _empty(target: Target) -> Answer:
 
     body = b'{"object":"list","data":[],"first_id":null,"last_id":null,"has_more":false}'
     response = httpx.Response(200, headers={"content-type": "application/json"}, content=body)
-    return Answer(target, response, body=body, reported=Reported())
+    return Answer(target, response, 200, "application/json", body, reported=Reported())

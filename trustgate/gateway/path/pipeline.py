@@ -158,7 +158,8 @@ class Pipeline:
         except Exception:
             _logger.exception("internal error in request %s", arrival.request_id.decode())
             error = TrustGateError("The gateway failed. The error is in its log.")
-        self._on_end(delivery.end(endpoint, arrival, error))
+        on_end = self._on_end
+        on_end(delivery.end(endpoint, arrival, error))
         if error is not None:
             await delivery.kept()
             await reply.refuse(error)
@@ -212,7 +213,7 @@ class Pipeline:
             asked = self._ask(arrival, endpoint, caller, route, sent)
 
             # 3 payment
-            watch = ClientWatch(receive, reply, cancellation)
+            watch = ClientWatch(receive, reply, cancellation, caller.plan.on_disconnect == "drain")
             if caller.terms is None:
                 await self._fulfil(asked, None, slot, watch, delivery)
                 return
@@ -252,7 +253,8 @@ class Pipeline:
 
         # 5 quota
         opened = self._open_account(request, asked.ask, sale, slot, delivery)
-        with opened if isinstance(opened, Account) else await opened as account:
+        account = opened if isinstance(opened, Account) else await opened
+        try:
             # 6 validation
             if call.invalid is not None:
                 raise call.invalid
@@ -265,7 +267,7 @@ class Pipeline:
             # 8 fetch, 9 metering, 10 receipt, 11 response
             delivery.reply.headers.append(receipt_header(request.arrival.receipt_id))
             try:
-                watch.begin_behind(request.body, drain=caller.plan.on_disconnect == "drain")
+                watch.begin_behind(request.body)
                 headers = () if caller.profile is None else self._routing.headers(caller.profile)
                 outgoing = self._forwarding.outgoing(request, route.path, asked.bound, headers)
                 if sale is not None:
@@ -275,7 +277,9 @@ class Pipeline:
                     account.target = answer.target
                     if self._settings.upstream.forward_response_headers:
                         delivery.reply.headers += self._passed_on(answer)
-                    await relay(answer, delivery, route.objects)
+                    relaying = relay(answer, delivery, route.objects)
+                    if relaying is not None:
+                        await relaying
                 finally:
                     closing = answer.let_go()
                     if closing is not None:
@@ -289,6 +293,8 @@ class Pipeline:
                 raise
             finally:
                 watch.stop()
+        finally:
+            account.leave()
 
     def _check_plan(self, asked: _Asked) -> None:
         """Step 4. Raises what ``access.plans`` raises: the plan does not allow the request."""
@@ -408,7 +414,7 @@ class Pipeline:
         except RateLimited as refusal:
             delivery.account = self._accounting.refuse(request, refusal, delivery.reply)
             raise
-        if isinstance(hold, Hold | SharedHold):
+        if isinstance(hold, _AT_ONCE):
             return self._admit(request, hold, sale, delivery)
         return self._open_shared(request, hold, sale, delivery)
 
@@ -449,4 +455,6 @@ def with_model(body: bytes | LargeBody, model: str) -> bytes | LargeBody:
 
 
 _NO_RATES = (None, None)
+#: What is held where nothing has to be waited for.
+_AT_ONCE = Hold, SharedHold
 _OWES_NOTHING: contextlib.nullcontext[None] = contextlib.nullcontext()

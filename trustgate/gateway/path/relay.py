@@ -18,6 +18,7 @@ from trustgate.gateway.api.object_accounting import ObjectAccounting
 from trustgate.gateway.api.uploads import Upload
 from trustgate.gateway.path.accounting import Account
 from trustgate.gateway.path.delivery import Delivery
+from trustgate.gateway.path.reply import Reply
 from trustgate.models.metering.chunks import FrameKind
 from trustgate.models.metering.events import EventMeter, TranscriptTextMeter
 from trustgate.models.metering.sse import frame_data, frame_parts
@@ -26,11 +27,15 @@ from trustgate.models.upstream.failures import failed_event, stream_error
 from trustgate.types import Usage
 
 
-def relay(answer: Answer, delivery: Delivery, objects: ObjectAccounting | None) -> Awaitable[None]:
+def relay(answer: Answer, delivery: Delivery, objects: ObjectAccounting | None) -> Awaitable[None] | None:
     """Give the answer to the client in the way that it came.
 
-    Raises ``UpstreamFailed`` when the upstream breaks off, reports an error, or ends before its answer does; and what
-    ``Delivery.pay`` raises, before anything was sent.
+    Returns:
+        What is to be awaited; None: it has been given.
+
+    Raises:
+        UpstreamFailed: the upstream breaks off, reports an error, or ends before its answer does.
+        TrustGateError: what ``Delivery.pay`` raises, before anything was sent.
     """
     if answer.events is not None:
         return _relay_events(answer, answer.events, delivery, objects)
@@ -39,37 +44,58 @@ def relay(answer: Answer, delivery: Delivery, objects: ObjectAccounting | None) 
     return _relay_whole(answer, delivery, objects)
 
 
-async def _relay_whole(answer: Answer, delivery: Delivery, objects: ObjectAccounting | None) -> None:
+def _relay_whole(answer: Answer, delivery: Delivery, objects: ObjectAccounting | None) -> Awaitable[None] | None:
     """Have it paid for, account for it, send it."""
-    account, reply, reported = delivery.admitted, delivery.reply, answer.reported
+    account, reported = delivery.account, answer.reported
+    assert account is not None, "what is delivered was admitted"
     assert reported is not None, "an answer that was read whole was metered"
     body, apart = answer.body, answer.apart
     usage = with_units(account.usage_of(reported), account)
-    if objects is not None and apart is not None:
-        _, usage = objects.whole(apart.skeleton, usage, answer.target)
-        account.work = objects.ended
-    elif objects is not None:
-        body, usage = objects.whole(body, usage, answer.target)
+    if objects is not None:
+        if apart is not None:
+            _, usage = objects.whole(apart.skeleton, usage, answer.target)
+        else:
+            body, usage = objects.whole(body, usage, answer.target)
         account.work = objects.ended
     account.upstream_model = reported.model
-    content_type = answer.content_type.encode("latin-1", "replace")
-    if account.sale is not None:
-        try:
-            await delivery.pay()
-        except asyncio.CancelledError:
-            sale = account.sale
-            if sale.is_settled:
-                # The client left while it paid for this answer: it is kept, and a retry with the same payment gets it.
-                account.sent_whole(body, None if apart is None else apart.hash)
-                delivery.close("client_gone", status=answer.status, usage=usage)
-                reply.headers += sale.headers
-                reply.record(answer.status, content_type, body)
-            raise
-    account.sent_whole(body, None if apart is None else apart.hash)
+    if account.sale is None:
+        return _send_whole(answer, delivery, account, body, usage)
+    return _sell_whole(answer, delivery, account, body, usage)
+
+
+async def _sell_whole(answer: Answer, delivery: Delivery, account: Account, body: bytes, usage: Usage) -> None:
+    """Have it paid for before it is accounted for and sent."""
+    reply, sale = delivery.reply, account.sale
+    try:
+        await delivery.pay()
+    except asyncio.CancelledError:
+        if sale is not None and sale.is_settled:
+            # The client left while it paid for this answer: it is kept, and a retry with the same payment gets it.
+            account.sent_whole(body, None if answer.apart is None else answer.apart.hash)
+            delivery.close("client_gone", status=answer.status, usage=usage)
+            reply.headers += sale.headers
+            reply.record(answer.status, answer.content_type.encode("latin-1", "replace"), body)
+        raise
+    sending = _send_whole(answer, delivery, account, body, usage)
+    if sending is not None:
+        await sending
+
+
+def _send_whole(
+    answer: Answer, delivery: Delivery, account: Account, body: bytes, usage: Usage
+) -> Awaitable[None] | None:
+    """Account for it, and send it. Returns what is to be awaited; None: nothing."""
+    account.sent_whole(body, None if answer.apart is None else answer.apart.hash)
     delivery.close("complete", status=answer.status, usage=usage)
+    content_type = answer.content_type.encode("latin-1", "replace")
     if account.pending is not None:
-        await account.kept()
-    sending = reply.whole(answer.status, content_type, body)
+        return _send_when_kept(account, delivery.reply, answer.status, content_type, body)
+    return delivery.reply.whole(answer.status, content_type, body)
+
+
+async def _send_when_kept(account: Account, reply: Reply, status: int, content_type: bytes, body: bytes) -> None:
+    await account.kept()
+    sending = reply.whole(status, content_type, body)
     if sending is not None:
         await sending
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, Protocol
 
-import msgspec
 from starlette.types import Send
 
 from trustgate.access.quota import Rate
@@ -19,7 +18,12 @@ from trustgate.http.sending import EXCHANGE, Headers, send_body, send_error
 
 _REFUSAL_TIMEOUT_S = 5.0
 
-SendWhole = Callable[[int, Headers, bytes], Awaitable[None] | None]
+
+class Sender(Protocol):
+    """What sends an answer without a message for each of its pieces: a request's exchange."""
+
+    def send_whole(self, status: int, headers: Headers, body: bytes) -> Awaitable[None] | None: ...
+    def send_at_once(self, body: bytes) -> bool: ...
 
 
 class ResponseRecorder(Protocol):
@@ -30,40 +34,40 @@ class ResponseRecorder(Protocol):
     def write(self, body: bytes, *, last: bool) -> None: ...
 
 
-class Reply(msgspec.Struct, eq=False):
+class Reply:
     """One client's reply as it stands: its headers so far, whether it has begun, whether the client is still
     connected."""
 
-    _send: Send
-    request_id: bytes
-    _dialect: Dialect
-    #: The request's.
-    _extensions: Mapping[str, Any] = MappingProxyType({})
-    headers: Headers = []
-    #: Sends a whole answer, unless what is sent is to be seen by others first (CORS).
-    _send_whole: SendWhole | None = None
-    #: Sends a piece of a stream where it need not wait, unless as above.
-    _send_at_once: Callable[[bytes], bool] | None = None
-    started: bool = False
-    #: Since when a piece waits for the client to take it, in the loop's time.
-    waiting_since: float | None = None
-    #: The number of the stream's last event, where they are numbered.
-    sequence: int = -1
-    #: The answer has no frames (audio, a file): there is no way to say an error in the middle of it.
-    is_raw: bool = False
-    #: The client hung up: nothing is sent any more.
-    gone: bool = False
-    recorder: ResponseRecorder | None = None
+    __slots__ = (
+        *("_dialect", "_exchange", "_send", "gone", "headers", "is_raw", "recorder", "request_id", "sequence"),
+        *("started", "waiting_since"),
+    )
 
-    def __post_init__(self) -> None:
-        exchange = self._extensions.get(EXCHANGE)
-        if exchange is not None and self._send == exchange.send:
-            self._send_whole = exchange.send_whole
-            self._send_at_once = exchange.send_at_once
-        self.headers.append((b"x-request-id", self.request_id))
-        id_header = self._dialect.id_header
+    def __init__(
+        self, send: Send, request_id: bytes, dialect: Dialect, extensions: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """``extensions``: the request's."""
+        self._send = send
+        exchange = extensions.get(EXCHANGE)
+        #: Sends a whole answer, or a piece of a stream where it need not wait, at once; None where others are to see
+        #: first what is sent (CORS).
+        self._exchange: Sender | None = exchange if exchange is not None and send == exchange.send else None
+        self._dialect = dialect
+        self.request_id = request_id
+        self.headers: Headers = [(b"x-request-id", request_id)]
+        id_header = dialect.id_header
         if id_header is not None:
-            self.headers.append((id_header, self.request_id))
+            self.headers.append((id_header, request_id))
+        self.started = False
+        #: Since when a piece waits for the client to take it, in the loop's time.
+        self.waiting_since: float | None = None
+        #: The number of the stream's last event, where they are numbered.
+        self.sequence = -1
+        #: The answer has no frames (audio, a file): there is no way to say an error in the middle of it.
+        self.is_raw = False
+        #: The client hung up: nothing is sent any more.
+        self.gone = False
+        self.recorder: ResponseRecorder | None = None
 
     def record(self, status: int, content_type: bytes, body: bytes) -> None:
         """Take a whole answer down, whether or not it can be sent."""
@@ -79,9 +83,10 @@ class Reply(msgspec.Struct, eq=False):
             return None
         self.started = True
         headers = [(b"content-type", content_type), *self.headers]
-        if self._send_whole is None:
+        exchange = self._exchange
+        if exchange is None:
             return self._wait_for(send_body(self._send, status, headers, body))
-        sending = self._send_whole(status, headers, body)
+        sending = exchange.send_whole(status, headers, body)
         return None if sending is None else self._wait_for(sending)
 
     async def _wait_for(self, sending: Awaitable[None]) -> None:
@@ -114,8 +119,10 @@ class Reply(msgspec.Struct, eq=False):
 
     def write_at_once(self, body: bytes) -> bool:
         """Do as ``write`` if that need not wait for the client. Returns False, and has sent nothing, where it must."""
-        send = self._send_at_once
-        return send is not None and self.started and not self.gone and self.recorder is None and send(body)
+        exchange = self._exchange
+        if exchange is None or not self.started or self.gone or self.recorder is not None:
+            return False
+        return exchange.send_at_once(body)
 
     def last_words(self, error: TrustGateError) -> bytes:
         """Returns the bytes with which ``refuse`` will end this reply: a JSON body, or an event of the stream."""

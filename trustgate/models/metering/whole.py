@@ -107,7 +107,7 @@ def _ordinary(body: bytes) -> Reported | None:
     if answer.status not in _GOOD_STATUSES or answer.object == "error" or answer.type == "error":
         return None
     counts = counts_of_ordinary(usage, answer.service_tier or "")
-    if counts is None or (answer.object != "response" and b'"error"' in body):
+    if counts is None or (answer.object != "response" and body.find(b'"error"') >= 0):
         return None
     return Reported(counts=counts, model=text_of(answer.model), body=body)
 

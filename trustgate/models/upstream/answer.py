@@ -237,22 +237,15 @@ class Answer(msgspec.Struct, eq=False):
 
     target: Target
     _response: httpx.Response | Response | AiohttpResponse
+    status: int
+    content_type: str
     body: bytes = b""
     #: Of a large body; None: it can be decoded as it is.
     apart: Apart | None = None
     reported: Reported | None = None
     events: EventStream | None = None
     chunks: AsyncIterator[bytes] | None = None
-    content_type: str = ""
     _is_closed: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.content_type:
-            self.content_type = self._response.headers.get("content-type", "application/json")
-
-    @property
-    def status(self) -> int:
-        return self._response.status_code
 
     @property
     def headers(self) -> Mapping[str, str]:

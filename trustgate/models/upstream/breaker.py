@@ -45,7 +45,6 @@ class Breaker:
         """Whether no request passes now, or only one on trial."""
         return self._open_until is not None and (bool(self._trials) or self._clock() < self._open_until)
 
-    @property
     def is_tripped(self) -> bool:
         """Whether it has opened and no request has succeeded since."""
         return self._open_until is not None

@@ -185,10 +185,11 @@ class UpstreamClient:
             not outgoing.is_ordinary
             or target.only_too_long
             or not target.load.has_room(target.passport.pool)
-            or target.breaker.is_tripped
+            or target.breaker.is_tripped()
         ):
             return None
-        body = outgoing.body_for(target)
+        body_for = outgoing.body_for
+        body = body_for(target)
         if not isinstance(body, bytes):
             return None
         headers = outgoing.headers
@@ -448,7 +449,7 @@ class UpstreamClient:
             return told(reported.failure, target, outgoing.model)
         if outgoing.stream and (events := as_events(outgoing.form, whole)) is not None:
             return await self._hold(target, outgoing, response, single(events))
-        return Answer(target, response, body=whole, apart=apart, reported=reported, content_type=content_type)
+        return Answer(target, response, response.status_code, content_type, whole, apart, reported)
 
     def _put_together(self, target: Target, outgoing: Outgoing, body: bytes) -> bytes | FailedAttempt:
         """Returns the document that an unwanted stream adds up to. Raises ``UpstreamFailed`` where it does not end."""
@@ -481,12 +482,9 @@ class UpstreamClient:
         if failure is not None:
             return told(failure, target, outgoing.model)
         content_type = response.headers.get("content-type", "")
-        return Answer(
-            target,
-            response,
-            events=events,
-            content_type=content_type if is_event_stream(content_type) else "text/event-stream",
-        )
+        if not is_event_stream(content_type):
+            content_type = "text/event-stream"
+        return Answer(target, response, response.status_code, content_type, events=events)
 
     async def _bytes(
         self, target: Target, outgoing: Outgoing, response: AnyResponse, chunks: AsyncIterator[bytes]
@@ -504,7 +502,9 @@ class UpstreamClient:
             failure = failure_of(first) if len(first) <= _JSON_FAILURE_BYTES else None
             if failure is not None:
                 return told(failure, target, outgoing.model)
-        return Answer(target, response, chunks=translated(continued(first, chunks)))
+        content_type = response.headers.get("content-type", _JSON)
+        passed_on = translated(continued(first, chunks))
+        return Answer(target, response, response.status_code, content_type, chunks=passed_on)
 
     async def probe(self, base_url: str, credential: str | None) -> tuple[int, bytes]:
         """GET the upstream's model list: (status, body). Raises ``UpstreamFailed`` when there is no answer."""
@@ -574,13 +574,15 @@ def _plain_answer(target: Target, outgoing: Outgoing, response: AnyResponse) -> 
         return None
     if body[:1] != b"{" or body[-1:] != b"}" or len(body) > outgoing.plain_bytes:
         return None
-    reported = outgoing.meter(body)
+    meter = outgoing.meter
+    reported = meter(body)
     if reported.failure is not None:
         return None
     response.parts.clear()
-    return Answer(target, response, body=body, reported=reported, content_type=content_type)
+    return Answer(target, response, 200, content_type, body, None, reported)
 
 
+_JSON = "application/json"
 #: The usual values of ``content-type`` for JSON.
 _PLAIN_TYPES: Mapping[bytes | None, str] = {
     text.encode(): text

@@ -126,7 +126,7 @@ class UpstreamProtocol(ResponseHandler):
             reader.feed(data)
             if response.is_whole:
                 self._response = None
-                self.on_whole(reader.may_go_on)
+                self.on_whole(reader.may_go_on())
             return
         if not data or self._head is None or (self._begun is None and self.upgraded):
             super().data_received(data)
@@ -180,7 +180,8 @@ class UpstreamProtocol(ResponseHandler):
         else:
             self._head = None
             if response.is_whole:
-                self.on_whole(reader.may_go_on)
+                on_whole = self.on_whole
+                on_whole(reader.may_go_on())
             else:
                 self._response = response
         if not begun.done():

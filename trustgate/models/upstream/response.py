@@ -276,11 +276,14 @@ class _NotOrdinary(Exception):
     """The head holds something that aiohttp's parser is to judge."""
 
 
+#: How the responses begin that are read; an interim one (1xx) is not.
+_STATUS_LINES = tuple(b"HTTP/1.1 %d" % kind for kind in (2, 3, 4, 5))
+
+
 class Reader:
     """Reads the responses of one connection, one after another, with one parser."""
 
     __slots__ = (
-        "_append",
         "_connection",
         "_fields_read",
         "_found",
@@ -289,6 +292,7 @@ class Reader:
         "_keeps_alive",
         "_loop",
         "_parser",
+        "_parts",
         "_response",
         "_silence_s",
     )
@@ -304,14 +308,15 @@ class Reader:
         self._fields_read = 0
         self._is_framed_twice = False
         self._response: Response | None = None
-        self._append: Callable[[bytes], None] = self._drop
+        #: Of its body.
+        self._parts: list[bytes] = []
         #: Something came behind the end of the response.
         self._has_more = False
         self._keeps_alive = False
 
     def begin(self, data: bytes) -> Response | None:
         """Read the first bytes of a response. Returns None where they are not ordinary: nothing is taken then."""
-        if data[:9] != b"HTTP/1.1 " or data[9:10] not in b"2345" or not 0 <= data.find(b"\r\n\r\n") < MAX_HEAD_BYTES:
+        if not data.startswith(_STATUS_LINES) or not 0 <= data.find(b"\r\n\r\n") < MAX_HEAD_BYTES:
             return None
         self._response = None
         self._has_more = False
@@ -348,16 +353,12 @@ class Reader:
         if not is_wanted or not response.pass_piece():
             response.wake()
 
-    def _drop(self, data: bytes) -> None:
-        """Take in what belongs to no response."""
-
     def _new_parser(self) -> HttpResponseParser:
         parser = HttpResponseParser(self)
         # As lenient as aiohttp's parser is with what comes behind the head.
         parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True)
         return parser
 
-    @property
     def may_go_on(self) -> bool:
         """Returns whether the connection may be used for another request, once a response is whole."""
         return self._keeps_alive and not self._has_more
@@ -393,10 +394,10 @@ class Reader:
         if self._is_framed_twice:
             raise _NotOrdinary
         response = self._response = Response(status, found, self._connection, self._silence_s, self._loop)
-        self._append = response.parts.append
+        self._parts = response.parts
 
     def on_body(self, data: bytes) -> None:
-        self._append(data)
+        self._parts.append(data)
 
     def on_message_complete(self) -> None:
         assert self._response is not None

@@ -339,7 +339,7 @@ class Targets:
         """Returns by base URL the models whose requests keep failing: a breaker of theirs has opened."""
         failing: dict[str, list[str]] = {}
         for (base_url, model, _), breakers in self._breakers.items():
-            if any(breaker.is_tripped for breaker in breakers.values()) and model not in failing.get(base_url, ()):
+            if any(breaker.is_tripped() for breaker in breakers.values()) and model not in failing.get(base_url, ()):
                 failing.setdefault(base_url, []).append(model)
         return failing
 
