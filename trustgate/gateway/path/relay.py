@@ -144,6 +144,8 @@ async def _relay_events(
 
 #: What is passed on as it is.
 _PLAIN_KINDS = frozenset({FrameKind.CONTENT, FrameKind.NOTHING, FrameKind.END})
+#: To look a member up in its enumeration costs as much as all that is done with it.
+_CONTENT = FrameKind.CONTENT
 
 
 class _EventRelay:
@@ -176,7 +178,7 @@ class _EventRelay:
             return False  # the last event, or behind it: the receipt is kept before the last event is sent
         for kind, _ in frames:
             # The usual one first: hashing a member of an enumeration costs as much as all the rest.
-            if kind is not FrameKind.CONTENT and kind not in _PLAIN_KINDS:
+            if kind is not _CONTENT and kind not in _PLAIN_KINDS:
                 return False
         if self._objects is not None:
             for _, frame in frames:
@@ -185,9 +187,10 @@ class _EventRelay:
         body = frames[0][1] if len(frames) == 1 else b"".join([frame for _, frame in frames])
         if not self._reply.write_at_once(body):
             return False
-        self._account.sent(body)
-        if self.meter.model:
-            self._account.upstream_model = self.meter.model
+        account, model = self._account, self.meter.model
+        account.sent(body)
+        if model and model != account.upstream_model:
+            account.upstream_model = model
         return True
 
     async def pass_on(self, frames: list[Frame]) -> None:

@@ -43,6 +43,10 @@ class FrameKind(Enum):
     DONE = 6
 
 
+#: To look a member up in its enumeration costs more than to look at a chunk.
+_CONTENT = FrameKind.CONTENT
+
+
 class _Function(msgspec.Struct, gc=False):
     name: str | None = None
     arguments: str | None = None
@@ -169,7 +173,7 @@ class StreamMeter:
         if has_usage:
             self._note(counts_of_json(bytes(usage)))
         if has_text:
-            return FrameKind.CONTENT
+            return _CONTENT
         return self._kind(data, is_end=is_end, has_usage=has_usage)
 
     def _kind(self, data: bytes, *, is_end: bool, has_usage: bool) -> FrameKind:

@@ -186,7 +186,11 @@ class EventStream:
     def _pass_at_once(self, at_once: Callable[[list[Frame]], bool], chunk: bytes) -> bool:
         """Returns whether a piece was passed on; else its frames are kept for ``batches``."""
         parts = self._scanner.only_frame(chunk)
-        frames = self._frames_of(chunk) if parts is None else [(self.meter.feed(*parts), chunk)]
+        if parts is None:
+            frames = self._frames_of(chunk)
+        else:
+            data, event = parts
+            frames = [(self.meter.feed(data, event), chunk)]
         if not frames or at_once(frames):
             return True
         self._held = frames

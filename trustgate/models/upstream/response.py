@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from trustgate.errors import UpstreamFailed
@@ -64,31 +63,44 @@ class Fields(Mapping[str, str]):
         return default if value is None else value.decode("utf-8", "surrogateescape")
 
 
-class Response(msgspec.Struct, eq=False):
+class Response:
     """A response that llhttp reads: its head, and its body as an iterator of the pieces that come."""
 
-    status_code: int
-    #: The header fields as they came, by their names in lower case; of a name that is repeated, the first.
-    fields: dict[bytes, bytes]
-    _connection: Held
-    #: How long the upstream may send nothing while it is waited for.
-    _silence_s: float
-    _loop: asyncio.AbstractEventLoop
-    #: The pieces of the body that have come and were not taken yet.
-    parts: list[bytes] = []
-    #: How much came since something was taken, bytes.
-    size: int = 0
-    _is_paused: bool = False
-    #: The body has come to its end, all of it may not have been taken yet.
-    is_whole: bool = False
-    _error: BaseException | None = None
-    #: Called with what comes while a reader waits; returns False where the reader is to go on.
-    on_piece: Callable[[bytes], bool] | None = None
-    #: What waits for a piece.
-    waiter: asyncio.Future[None] | None = None
-    #: One timer for the whole answer: to set one for every piece costs as much as to relay it.
-    _timer: asyncio.TimerHandle | None = None
-    _waits_since: float | None = None
+    __slots__ = (
+        *("_connection", "_error", "_is_paused", "_loop", "_silence_s", "_timer", "_waits_since", "fields", "is_whole"),
+        *("on_piece", "parts", "size", "status_code", "waiter"),
+    )
+
+    def __init__(
+        self,
+        status_code: int,
+        fields: dict[bytes, bytes],
+        connection: Held,
+        silence_s: float,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """``silence_s``: how long the upstream may send nothing while it is waited for."""
+        self.status_code = status_code
+        #: The header fields as they came, by their names in lower case; of a name that is repeated, the first.
+        self.fields = fields
+        self._connection = connection
+        self._silence_s = silence_s
+        self._loop = loop
+        #: The pieces of the body that have come and were not taken yet.
+        self.parts: list[bytes] = []
+        #: How much came since something was taken, bytes.
+        self.size = 0
+        self._is_paused = False
+        #: The body has come to its end, all of it may not have been taken yet.
+        self.is_whole = False
+        self._error: BaseException | None = None
+        #: Called with what comes while a reader waits; returns False where the reader is to go on.
+        self.on_piece: Callable[[bytes], bool] | None = None
+        #: What waits for a piece.
+        self.waiter: asyncio.Future[None] | None = None
+        #: One timer for the whole answer: to set one for every piece costs as much as to relay it.
+        self._timer: asyncio.TimerHandle | None = None
+        self._waits_since: float | None = None
 
     # what the connection calls
 
