@@ -75,6 +75,22 @@ CHANGES: dict[str, tuple[Change, Callable[[CallerModel], object]]] = {
         lambda world: world.directory.put(replace(world.plan, limits=Limits(max_tokens=5))),
         lambda found: found.completion_cap,
     ),
+    "bound of a request without one, by the plan": (
+        lambda world: world.directory.put(replace(world.plan, limits=Limits(max_tokens=5))),
+        lambda found: found.usual_bound,
+    ),
+    "bound of a request without one, by the model": (
+        lambda world: world.catalog.put(replace(world.passport, max_output_tokens=11)),
+        lambda found: found.usual_bound,
+    ),
+    "plan's price factor": (
+        lambda world: world.directory.put(replace(world.plan, price_factor_ppm=2_000_000)),
+        lambda found: found.caller.price_factor_ppm,
+    ),
+    "tenant's price factor": (
+        lambda world: world.directory.put(replace(world.tenant, price_factor_ppm=3_000_000)),
+        lambda found: found.caller.price_factor_ppm,
+    ),
     "tenant's plan": (
         lambda world: world.directory.put(replace(world.tenant, plan="other")),
         lambda found: found.completion_cap,
