@@ -177,7 +177,7 @@ def test_a_budget_that_is_removed_limits_nobody_and_one_that_changes_keeps_its_u
         take(budgets)
     assert used(budgets) == [(2, 1)]
     assert not budgets.put(budget(3, removed_us=NOON))
-    assert take(budgets).is_empty() and budgets.find("budget_1") is None and budgets.standings(NOON) == []
+    assert take(budgets).is_empty and budgets.find("budget_1") is None and budgets.standings(NOON) == []
 
 
 def test_an_amount_that_grows_has_its_steps_told_again() -> None:

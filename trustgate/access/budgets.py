@@ -98,9 +98,14 @@ class Claim(msgspec.Struct, eq=False):
     def add(self, counter: BudgetCounter, cell: UseCell) -> None:
         self._parts.append((counter, cell))
 
+    @property
     def is_empty(self) -> bool:
         """Whether it draws on no budget now. One that comes while it is held is drawn on then."""
         return not self._parts
+
+    def draws(self) -> bool:
+        """Returns whether it draws on a budget now."""
+        return bool(self._parts)
 
     def parts(self) -> list[tuple[BudgetCounter, int, int]]:
         """Returns each counter that it was held of, where the cell begins, microseconds UTC, and how much was held.

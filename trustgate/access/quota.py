@@ -208,7 +208,7 @@ class Quota:
             counter.cost_nano_usd += cost_nano_usd
         if claim is not None:
             claim.take()
-            if claim.is_empty():
+            if not claim.draws():
                 claim = None
         if claim is None and not of_tenant and not of_key:
             return hold

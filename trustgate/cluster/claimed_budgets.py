@@ -23,7 +23,7 @@ def claimed_rows(budgets: Budgets, drawer: Drawer, claim: Claim | None) -> list[
     for counter in counters:
         row = BudgetRow(counter)
         found[row.key] = row
-    if claim is not None and not claim.is_empty():
+    if claim is not None and not claim.is_empty:
         for of, _, _ in claim.parts():
             key = budget_key(of.of.budget, of.subject)
             if key not in found:
@@ -36,7 +36,7 @@ def claimed_rows(budgets: Budgets, drawer: Drawer, claim: Claim | None) -> list[
 
 def claimed_parts(claim: Claim | None) -> dict[str, tuple[int, int]]:
     """Returns, by the key of the row, when the cell that holds a claim begins (microseconds UTC), and the amount."""
-    if claim is None or claim.is_empty():
+    if claim is None or claim.is_empty:
         return {}
     return {budget_key(of.of.budget, of.subject): (start_us, amount) for of, start_us, amount in claim.parts()}
 
