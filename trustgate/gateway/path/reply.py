@@ -19,7 +19,7 @@ from trustgate.http.sending import EXCHANGE, Headers, send_body, send_error
 _REFUSAL_TIMEOUT_S = 5.0
 
 
-class Sender(Protocol):
+class DirectSender(Protocol):
     """What sends an answer without a message for each of its pieces: a request's exchange."""
 
     def send_whole(self, status: int, headers: Headers, body: bytes) -> Awaitable[None] | None: ...
@@ -51,7 +51,7 @@ class Reply:
         exchange = extensions.get(EXCHANGE)
         #: Sends a whole answer, or a piece of a stream where it need not wait, at once; None where others are to see
         #: first what is sent (CORS).
-        self._exchange: Sender | None = exchange if exchange is not None and send == exchange.send else None
+        self._exchange: DirectSender | None = exchange if exchange is not None and send == exchange.send else None
         self._dialect = dialect
         self.request_id = request_id
         self.headers: Headers = [(b"x-request-id", request_id)]
