@@ -30,7 +30,7 @@ from trustgate.types import Entry, Receipt
 
 _logger = logging.getLogger("trustgate.receipts")
 
-_BATCH_ENTRIES = 2_000
+_BATCH_ENTRIES = 4_000
 #: Between an entry and its integration: so long where few come, and up to the longer pause while many do. A commit
 #: costs the same for one and for thousands.
 _BATCH_PAUSE_S = 0.1
