@@ -166,7 +166,7 @@ def _fields(found: SubscriberState) -> list[tuple[str, render.Cell]]:
     fields: list[tuple[str, render.Cell]] = [("Id", found.id), ("To", _place(found)), ("On", ", ".join(found.kinds))]
     if found.is_private:
         fields.append(("Private", "its address may be private, without TLS"))
-    fields.append(("Created", render.instant(found.created_us)))
+    fields.append(("Created", render.instant_utc(found.created_us)))
     return fields
 
 

@@ -268,7 +268,8 @@ def _show_terms(detail: TermsDetail, json: bool) -> None:
         fields.append(("Contact", terms.contact))
     fields.append(("Balance", render.usd(detail.balance_nano_usd)))
     if terms.keyless_key_id:
-        fields.append(("Without a key", f"sold; the key {terms.keyless_key_id} has the limits"))
+        sold = f"sold; the key {terms.keyless_key_id} has the limits"
+        fields.append(("Without a key", "not sold while payment is off" if terms.mode == "off" else sold))
     for offer in terms.offers:
         fields += _offer_fields(offer)
     render.card(fields)
