@@ -159,6 +159,24 @@ def test_what_is_sent_for_answered_requests_is_given_back_to_the_connection(serv
     client.socket.close()
 
 
+def test_of_what_its_application_has_not_read_only_the_padding_is_given_back(server: Server, app: App) -> None:
+    client = Client(server)
+    stream = client.request("/hold-body", None)
+    assert app.begun.wait(PATIENCE_S)
+    window = client.wire.local_flow_control_window(stream)
+    for _ in range(10):
+        client.wire.send_data(stream, b"y" * 3_000, pad_length=255)
+    client.flush()
+    client.read_until_ended(client.request("/a"))  # all before it has been taken in
+    assert window - 10 * (3_000 + 256) <= client.wire.local_flow_control_window(stream) <= window - 10 * 3_000
+    app.open()
+    client.wire.end_stream(stream)
+    client.flush()
+    client.read_until_ended(stream)
+    assert json.loads(client.bodies[stream])["body"] == 30_000
+    client.socket.close()
+
+
 def test_requests_that_are_only_made_to_be_reset_end_the_connection(server: Server) -> None:
     client = Client(server)
     for _ in range(50):

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.shop import LOSES_ANSWER, UPFRONT, Shop, order, signed, terms
+from tests.support.shop import FAILS, LOSES_ANSWER, UPFRONT, Shop, order, signed, terms
 from trustgate.errors import PaymentRequired, Unavailable
+from trustgate.payment.cashier import Cashier
 from trustgate.payment.sale import Sale
 from trustgate.payment.x402_wire import Presented
 from trustgate.types import Payment
@@ -52,6 +53,32 @@ async def test_the_challenge_tells_how_it_is_paid(shop: Shop, wanted: dict[str, 
     with pytest.raises(PaymentRequired) as refused:
         await shop.cashier.admit(order(PRICE, **wanted))
     assert refused.value.message == told
+
+
+async def test_the_least_debt_is_paid_before_what_its_use_may_cost(shop: Shop) -> None:
+    await shop.serve(order(PRICE, paying=signed(AMOUNT)), cost=PRICE + 1)
+    assert shop.balances.balance("tenant_1") == -1
+    with pytest.raises(PaymentRequired):
+        await shop.cashier.admit(order(0, body=b"seconds of audio"))
+
+
+async def test_who_has_no_network_to_pay_on_is_told_whom_to_ask(shop: Shop) -> None:
+    parts = (shop.cashier.ledger, shop.balances, shop.log, shop.paper)
+    cashier = Cashier(*parts, public_url="http://127.0.0.1:4010", contact="write to ops@example.com")
+    for own, told in (("", "write to ops@example.com"), ("call 555", "call 555")):
+        with pytest.raises(PaymentRequired, match=f"To get more credit: {told}$"):
+            await cashier.admit(order(PRICE, terms=terms(offers=(), contact=own)))
+    with pytest.raises(PaymentRequired, match="Ask the operator of this gateway for more credit"):
+        await shop.cashier.admit(order(PRICE, terms=terms(offers=())))
+
+
+async def test_a_payment_that_failed_is_refused_with_the_reason_again(shop: Shop) -> None:
+    shop.paper.plan = [FAILS]
+    paying = signed(AMOUNT)
+    for _ in range(2):
+        with pytest.raises(PaymentRequired, match=r"\(insufficient_funds\)"):
+            await shop.serve(order(PRICE, paying=paying), cost=1)
+    assert not shop.paper.moved()
 
 
 async def lost_and_credited(shop: Shop, paying: Presented, **members: Any) -> None:
