@@ -15,8 +15,8 @@ import pytest
 
 from tests.conftest import ClientFactory, GatewayFactory
 from tests.gateway.conftest import HELLO, SignUp, Tenant
-from tests.gateway.test_path import error_of, receipt_of
-from tests.support.answers import message, message_stream, response, response_stream
+from tests.gateway.test_path import error_of, opens, receipt_of
+from tests.support.answers import event, message, message_stream, response, response_stream
 from tests.support.gateway import Gateway
 from tests.support.upstream import (
     CLOSE,
@@ -33,17 +33,17 @@ from tests.support.upstream import (
 )
 
 PATHS = {"chat": "chat/completions", "completion": "completions", "response": "responses", "message": "messages"}
+FORMS: dict[str, dict[str, Any]] = {
+    "chat": {"messages": HELLO},
+    "completion": {"prompt": "Hello"},
+    "response": {"input": "Hello"},
+    "message": {"messages": HELLO, "max_tokens": 100},
+}
 
 
 def ask(tenant: Tenant, form: str, **members: Any) -> httpx.Response:
     """A request of one API, in its least form."""
-    bodies: dict[str, dict[str, Any]] = {
-        "chat": {"messages": HELLO},
-        "completion": {"prompt": "Hello"},
-        "response": {"input": "Hello"},
-        "message": {"messages": HELLO, "max_tokens": 100},
-    }
-    return tenant.http.post(f"/v1/{PATHS[form]}", json={"model": "gpt-4o", **bodies[form], **members})
+    return tenant.http.post(f"/v1/{PATHS[form]}", json={"model": "gpt-4o", **FORMS[form], **members})
 
 
 # the head of a response
@@ -436,6 +436,57 @@ def test_a_connection_that_was_closed_meanwhile_is_not_used(
         upstream.script(Reply.json({"text": "hi", "usage": {"type": "duration", "seconds": 1}}))
         got = tenant.http.post("/v1/audio/transcriptions", data={"model": "whisper-1"}, files=files)
         assert got.status_code == 200, got.text
+
+
+MORE = "word " * 200
+#: Of each API: a whole stream, and what its server sends behind its end.
+ENDED: dict[str, tuple[list[bytes], bytes]] = {
+    "chat": (
+        [
+            b"data: %b\n\n" % encode(each)
+            for each in (delta("Hi"), delta(None, finish_reason="stop"), usage_chunk(USAGE))
+        ]
+        + [DONE],
+        b"data: %b\n\ndata: %b\n\n" % (encode(delta(MORE)), encode(usage_chunk({**USAGE, "completion_tokens": 500}))),
+    ),
+    "response": (
+        response_stream(),
+        event("response.output_text.delta", delta=MORE)
+        + event("response.completed", response=response(usage={"input_tokens": 9, "output_tokens": 500}))
+        + DONE,
+    ),
+    "message": (
+        message_stream(),
+        event("content_block_delta", index=0, delta={"type": "text_delta", "text": MORE})
+        + event("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 500})
+        + event("message_stop"),
+    ),
+}
+
+
+@pytest.mark.parametrize("is_apart", [False, True], ids=["at once", "later"])
+@pytest.mark.parametrize("form", ENDED)
+def test_what_comes_behind_the_end_of_a_stream_is_neither_charged_nor_passed_on(
+    tenant: Tenant, scripted: Upstream, form: str, is_apart: bool
+) -> None:
+    """Wherever TCP cuts it: the receipt is closed at the end, and is of what the client got."""
+    frames, behind = ENDED[form]
+    scripted.script(Reply.sse(frames))
+    plain = ask(tenant, form, stream=True)
+    gate = Gate()
+    scripted.script(Reply.sse([*frames, gate, behind] if is_apart else [*frames[:-1], frames[-1] + behind]))
+    body: dict[str, Any] = {"model": "gpt-4o", "stream": True, **FORMS[form]}
+    with tenant.http.stream("POST", f"/v1/{PATHS[form]}", json=body) as answer:
+        got = b""
+        for piece in answer.iter_raw():
+            got += piece
+            if got.endswith(plain.content[-20:]):
+                gate.open()
+    assert got == plain.content
+    shown, expected = receipt_of(tenant, answer), receipt_of(tenant, plain)["receipt"]
+    assert opens(shown, "response", got)
+    counts = ("prompt_tokens", "completion_tokens", "cost_nano_usd", "usage_source", "finish")
+    assert [shown["receipt"][name] for name in counts] == [expected[name] for name in counts]
 
 
 # counts that cannot be

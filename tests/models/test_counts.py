@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trustgate.models.estimate import estimate_tokens
@@ -477,6 +477,36 @@ def test_a_report_is_read_alike_by_the_quick_and_the_thorough_way(usage: dict[st
     quick = read_answer(json.dumps({"choices": [{"text": ""}], "usage": usage}).encode()).counts
     thorough = counts_in(json.loads(json.dumps(usage)))
     assert (quick and quick.usage) == (thorough and thorough.usage)
+
+
+small = st.sampled_from([None, 0, 1, 5, 7, 12])
+#: Reports of ordinary members only, under one name or several at once, with details that may be empty.
+ordinary = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "total_tokens"), small),
+        **{
+            f"{part}_tokens_details": st.none() | st.fixed_dictionaries({}, optional=dict.fromkeys(names, small))
+            for part, names in (
+                *(("prompt", ("cached_tokens", "audio_tokens")), ("input", ("cached_tokens", "audio_tokens"))),
+                *(("completion", ("reasoning_tokens",)), ("output", ("reasoning_tokens",))),
+            )
+        },
+        **dict.fromkeys(("cache_read_input_tokens", "cache_creation_input_tokens"), small),
+    },
+)
+
+
+@given(ordinary)
+@example({**INPUT, "input_tokens_details": {"cached_tokens": 5}, "prompt_tokens_details": {}})
+@example(
+    {**BASIC, "completion_tokens_details": {"reasoning_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 2}}
+)
+@example({**INPUT, "cache_read_input_tokens": 5, "prompt_tokens_details": {"audio_tokens": 3}})
+def test_a_member_that_means_nothing_changes_no_count(usage: dict[str, object]) -> None:
+    """The quick way refuses what it does not know: what it takes, the thorough way reads alike."""
+    plain, noted = (read_answer(body({**usage, **more})).usage_or_estimate(3) for more in ({}, {"x_note": "none"}))
+    assert plain == noted
 
 
 DELTAS: list[tuple[object, str]] = [

@@ -116,6 +116,50 @@ def test_a_running_count_is_replaced_not_added() -> None:
     assert (meter.model, meter.usage_or_estimate(0)) == ("m", Usage(prompt_tokens=10, completion_tokens=9))
 
 
+STARTED: dict[str, object] = {
+    "input_tokens": 10,
+    "cache_creation_input_tokens": 100,
+    "cache_creation": {"ephemeral_1h_input_tokens": 100, "ephemeral_5m_input_tokens": 0},
+    "output_tokens": 1,
+}
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"output_tokens": 9},
+        {"output_tokens": 9, "cache_creation": {"ephemeral_1h_input_tokens": 0, "ephemeral_5m_input_tokens": 0}},
+        {"output_tokens": 9, "cache_creation": {}, "input_tokens": 0},
+        {"output_tokens": 9, "cache_creation": None, "input_tokens": "10 or so"},
+    ],
+    ids=str,
+)
+def test_a_later_report_takes_back_nothing_that_an_earlier_one_told(last: dict[str, object]) -> None:
+    meter = MessagesMeter()
+    meter.feed(json.dumps({"type": "message_start", "message": {"usage": STARTED}}).encode())
+    for usage in (last, {"output_tokens": 2}):
+        meter.feed(json.dumps({"type": "message_delta", "delta": {}, "usage": usage}).encode())
+    assert meter.usage_or_estimate(0) == Usage(
+        prompt_tokens=110, completion_tokens=9, cache_write_tokens=100, cache_write_1h_tokens=100
+    )
+
+
+@pytest.mark.parametrize("last", [{"output_tokens": 0}, {"output_tokens": "many"}, {"input_tokens": 10}], ids=str)
+def test_a_last_report_that_tells_nothing_of_the_text_leaves_it_to_the_estimate(last: dict[str, object]) -> None:
+    text = "word " * 50
+    message = MessagesMeter()
+    message.feed(json.dumps({"type": "message_start", "message": {"usage": STARTED}}).encode())
+    message.feed(json.dumps({"type": "content_block_delta", "delta": {"type": "text_delta", "text": text}}).encode())
+    message.feed(json.dumps({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": last}).encode())
+    chat = StreamMeter()
+    chat.feed(encode({**delta("", role="assistant"), "usage": {"prompt_tokens": 110, "completion_tokens": 1}}))
+    chat.feed(encode(delta(text)))
+    chat.feed(encode(usage_chunk({"prompt_tokens": 110, "completion_tokens": last.get("output_tokens")})))
+    for meter in (message, chat):
+        usage = meter.usage_or_estimate(0)
+        assert (usage.prompt_tokens, usage.completion_tokens > 30, usage.estimated) == (110, True, True), meter
+
+
 def test_text_after_the_last_report_is_estimated() -> None:
     meter = MessagesMeter()
     meter.feed(b'{"type":"message_start","message":{"usage":{"input_tokens":10,"output_tokens":1}}}')

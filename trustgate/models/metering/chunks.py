@@ -227,11 +227,16 @@ class StreamMeter:
         """A report replaces the one before it, but a running count never falls."""
         if counts is None:
             return
-        self._stale = False
         before = self._counts
-        if before is not None and (
-            counts.usage.completion_tokens < before.usage.completion_tokens
-            or (counts.lacks and not before.lacks and counts.usage.completion_tokens == before.usage.completion_tokens)
+        if before is not None and counts.usage.completion_tokens < before.usage.completion_tokens:
+            # It says less than is known: what came since the report before it is still in no report.
+            return
+        self._stale = False
+        if (
+            before is not None
+            and counts.lacks
+            and not before.lacks
+            and counts.usage.completion_tokens == before.usage.completion_tokens
         ):
             return
         if before is not None and counts.lacks == "prompt" and before.usage.prompt_tokens:

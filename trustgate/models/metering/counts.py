@@ -106,6 +106,9 @@ def counts_of_ordinary(said: OrdinaryUsage, tier: str) -> Counts | None:
         or (completion is None and total != prompt)
         or (said.prompt_tokens and said.input_tokens)
         or (said.completion_tokens and said.output_tokens)
+        # Details under both names: each may have what the other lacks.
+        or (said.prompt_tokens_details is not None and said.input_tokens_details is not None)
+        or (said.completion_tokens_details is not None and said.output_tokens_details is not None)
         or (total is not None and total != prompt + (completion or 0))
     ):
         return None
@@ -148,6 +151,8 @@ def _anthropic(said: OrdinaryUsage, prompt: int, completion: int, tier: str) -> 
     made = said.output_tokens_details
     if said.prompt_tokens or said.total_tokens is not None or said.input_tokens_details or said.completion_tokens:
         return None
+    if said.prompt_tokens_details is not None or said.completion_tokens_details is not None:
+        return None
     created = said.cache_creation or _NOTHING_CREATED
     cached, hour = said.cache_read_input_tokens or 0, created.ephemeral_1h_input_tokens
     written = said.cache_creation_input_tokens or 0
@@ -180,7 +185,7 @@ _PROMPT = (
     *("prompt_tokens", "input_tokens", "promptTokens", "inputTokens", "promptTokenCount", "prompt_token_count"),
     *("prompt_eval_count", "tokens_evaluated", "input_token_count"),
 )
-_COMPLETION = (
+COMPLETION_NAMES = (
     *("completion_tokens", "output_tokens", "completionTokens", "outputTokens", "candidatesTokenCount"),
     *("candidates_token_count", "eval_count", "tokens_predicted", "generated_tokens"),
 )
@@ -216,6 +221,11 @@ def counts_in(usage: object, *, generates: bool = True) -> Counts | None:
     inner = [place for name in _BEYOND_USAGE if isinstance(place := usage.get(name), dict)]
     found = [counts for place in (usage, *inner) if (counts := _read(place, usage, generates)) is not None]
     return next((counts for counts in found if not counts.lacks), found[0] if found else None)
+
+
+def generated_count(usage: dict[str, Any]) -> int:
+    """Returns what a decoded ``usage`` object reports as generated, without judging it; 0 where it does not."""
+    return _largest(usage, COMPLETION_NAMES)
 
 
 def counts_of_answer(answer: object, *, generates: bool = True) -> Counts | None:
@@ -328,7 +338,7 @@ def _read(place: dict[str, Any], around: dict[str, Any], generates: bool) -> Cou
 
 
 def _parts(place: dict[str, Any], given: dict[str, Any], made: dict[str, Any], created: int) -> _Parts:
-    prompts, completions = _all(place, _PROMPT), _all(place, _COMPLETION)
+    prompts, completions = _all(place, _PROMPT), _all(place, COMPLETION_NAMES)
     total = _largest(place, _TOTAL) or None
     cached_beside, written_beside = _largest(place, _CACHED_BESIDE), _largest(place, _WRITTEN_BESIDE)
     cached = _largest(given, _CACHED_DETAIL) or _largest(place, _CACHED) or cached_beside

@@ -12,9 +12,16 @@ import msgspec
 
 from trustgate.models.metering.answer import failure_in, failure_of_event, is_failed_text
 from trustgate.models.metering.chunks import NO_ERROR, FrameKind, StreamMeter, is_done
-from trustgate.models.metering.counts import Counts, added, counts_in, counts_of_answer
+from trustgate.models.metering.counts import (
+    COMPLETION_NAMES,
+    Counts,
+    added,
+    counts_in,
+    counts_of_answer,
+    generated_count,
+)
 from trustgate.models.metering.generated import GeneratedText, dumped, generated_texts, item_text
-from trustgate.models.metering.lenient import UNREADABLE, dict_of, read_json, text_of
+from trustgate.models.metering.lenient import UNREADABLE, count, dict_of, read_json, text_of
 from trustgate.models.metering.sse import DONE
 from trustgate.models.metering.whole import last_cue_ms, searches_in
 from trustgate.types import Usage
@@ -272,16 +279,41 @@ class MessagesMeter(StreamMeter):
         return FrameKind.CONTENT if is_content else FrameKind.NOTHING
 
     def _merge(self, usage: bytes) -> None:
-        """Counts are running totals: a later event's figures replace an earlier one's.
+        """Counts are running totals: a later event's figures replace an earlier one's, member by member.
 
-        But not with a zero: servers that translate from another API begin, or end, with those.
+        But not with a zero, or with what is no count: servers that translate from another API begin, or end, with
+        those. And what was generated does not become less. Text that came before a report which tells nothing of what
+        was generated is still uncounted.
         """
         value = read_json(usage)
         if isinstance(value, dict) and value:
-            self._said.update((name, count) for name, count in value.items() if count or name not in self._said)
+            before = generated_count(self._said)
+            _update(self._said, value)
             counts = counts_in(self._said)
             self._counts = counts or self._counts
-            self._stale = False
+            reported = generated_count(value)
+            if reported and reported >= before:
+                self._stale = False
+
+
+def _update(said: dict[str, Any], value: dict[str, Any], depth: int = 0) -> None:
+    """Take a later report's members into those that were ``said`` before (``MessagesMeter._merge``)."""
+    for name, later in value.items():
+        earlier = said.get(name)
+        if isinstance(earlier, dict) and isinstance(later, dict) and depth < _MOST_DEPTH:
+            said[name] = earlier = dict(earlier)
+            _update(earlier, later, depth + 1)
+        elif name not in said or (later and not _says_less(name, earlier, later)):
+            said[name] = later
+
+
+def _says_less(name: str, earlier: object, later: object) -> bool:
+    known, new = count(earlier), count(later)
+    return known is not None and (new is None or (new < known and name in COMPLETION_NAMES))
+
+
+#: How deep objects stand in one another in a usage: ``cache_creation`` holds counts, and no more objects.
+_MOST_DEPTH = 2
 
 
 class _BlockDelta(msgspec.Struct, gc=False):

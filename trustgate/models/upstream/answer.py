@@ -175,7 +175,13 @@ class EventStream:
             yield last
 
     def _frames(self, chunk: bytes) -> list[Frame]:
-        """Returns the frames that a chunk completes, metered."""
+        """Returns the frames that a chunk completes, metered; none behind the stream's last event.
+
+        What a server sends behind its own end is neither counted nor passed on: the receipt is closed at that end, and
+        where TCP cuts the stream must not decide what it says.
+        """
+        if self.meter.done:
+            return []
         parts = self._scanner.only_frame(chunk)
         return self._frames_of(chunk) if parts is None else [(self.meter.feed(*parts), chunk)]
 
@@ -185,6 +191,8 @@ class EventStream:
 
     def _pass_at_once(self, at_once: Callable[[list[Frame]], bool], chunk: bytes) -> bool:
         """Returns whether a piece was passed on; else its frames are kept for ``batches``."""
+        if self.meter.done:
+            return True
         parts = self._scanner.only_frame(chunk)
         if parts is None:
             frames = self._frames_of(chunk)
@@ -202,7 +210,7 @@ class EventStream:
         Not one that is cut off: an error may come behind it.
         """
         tail = self._scanner.tail()
-        if not tail:
+        if not tail or self.meter.done:
             return []
         [(kind, frame)] = self._read([tail])
         if kind in _LAST:
@@ -217,8 +225,8 @@ class EventStream:
             data, event = frame_parts(frame)
             kind = feed(data, event)
             read.append((kind, frame))
-            if kind is FrameKind.ERROR or kind is FrameKind.FAILED:
-                # Nothing behind it counts: not even the end of the stream.
+            if kind is FrameKind.ERROR or kind is FrameKind.FAILED or self.meter.done:
+                # Nothing behind it counts: of a failure not even the end of the stream.
                 break
         return read
 
