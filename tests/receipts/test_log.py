@@ -152,6 +152,10 @@ class Pauses:
         self.taken.append(seconds)
         await asyncio.sleep(0)
 
+    def timeout(self, seconds: float) -> asyncio.Timeout:
+        self.taken.append(seconds)
+        return asyncio.timeout(0)
+
 
 async def test_batches_form_in_pauses(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Short ones, so that a receipt is soon to be found; longer where many come, which costs less for each."""
