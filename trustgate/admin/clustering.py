@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import fcntl
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,11 +21,14 @@ from trustgate.cluster import counted_once, sequencer
 from trustgate.cluster.database import DatabaseSession
 from trustgate.cluster.node_files import read_node
 from trustgate.cluster.nodes import ClusterNode, bury, list_nodes, node_findings
-from trustgate.errors import HomeUnusable, StoreLocked
+from trustgate.errors import Conflict, HomeUnusable, StoreLocked
 from trustgate.receipts.logkey import load_log_key
 from trustgate.settings import Settings
 from trustgate.store import Store
 from trustgate.types import Entry
+
+if TYPE_CHECKING:
+    from trustgate.receipts.log import Log
 
 
 class NodesFound(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +101,46 @@ async def counted_by_others(settings: Settings, entries: Sequence[Entry]) -> lis
             return list(entries)
         async with session.use() as connection:
             return await counted_once.counted_by_others(connection, entries)
+
+
+async def take_in_drafts(settings: Settings, store: Store, log: Log, *, keeps_journals: bool = False) -> None:
+    """Append what processes of this home, which served among several, had in their journals alone.
+
+    Args:
+        settings: of the home; they name a Postgres database.
+        store: of this process alone.
+        log: appends to it.
+        keeps_journals: whether the journals stay, for processes that serve among several again.
+    """
+    from trustgate.cluster.drafts import home_id
+    from trustgate.receipts.diverged import append_diverged, append_drafts
+
+    settle = partial(counted_by_others, settings)
+    for drafts in settings.all_drafts():
+        await append_diverged(drafts, store, log, settle)
+        if drafts.is_dir():
+            await append_drafts(drafts, home_id(drafts), store, log, settle, keeps_journal=keeps_journals)
+
+
+async def left_drafts(settings: Settings, store: Store) -> Path | None:
+    """Returns a journal of this home's processes that has receipts which the database lacks; None: there is none."""
+    from trustgate.cluster.drafts import home_id
+    from trustgate.receipts.diverged import left_aside, missing_of
+
+    for drafts in settings.all_drafts():
+        if await left_aside(drafts, store) or (drafts.is_dir() and await missing_of(drafts, store, home_id(drafts))):
+            return drafts
+    return None
+
+
+async def check_no_drafts(settings: Settings, store: Store) -> None:
+    """Raise ``Conflict`` where a process of this home has left receipts that the database lacks."""
+    drafts = await left_drafts(settings, store)
+    if drafts is not None:
+        raise Conflict(
+            f"The journal {drafts} has receipts that the database lacks.",
+            hint="Start a gateway on the database with this home, and stop it again.",
+        )
 
 
 @contextlib.asynccontextmanager

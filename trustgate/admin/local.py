@@ -375,12 +375,16 @@ class _Offline:
 
         if self._tree is None:
             tree = await Tree.open(self._store)
-            if self._settings.journal_folder.is_dir():
+            if self._settings.journal_folder.is_dir() or await self._lacks_drafts():
                 await self._open_log(tree)
             self._tree = tree
         if self._log is not None:
             await self._log.flush()
         return self._tree
+
+    async def _lacks_drafts(self) -> bool:
+        """Returns whether processes that served among several have left receipts in their journals alone."""
+        return bool(self._settings.store.url) and await clustering.left_drafts(self._settings, self._store) is not None
 
     async def _open_log(self, tree: Tree) -> Log:
         from trustgate.receipts.diverged import append_diverged, set_aside_diverged
@@ -400,6 +404,7 @@ class _Offline:
             self._log = await Log.recover(self._store, journal, tree)
             if is_shared:
                 await append_diverged(self._settings.journal_folder, self._store, self._log)
+                await clustering.take_in_drafts(self._settings, self._store, self._log, keeps_journals=True)
         except BaseException:
             journal.close()
             raise

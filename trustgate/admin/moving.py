@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trustgate.admin.clustering import check_no_drafts
 from trustgate.errors import Conflict, HomeUnusable, StoreDamaged
 from trustgate.formats.durable import sync
 from trustgate.ids import now_us
@@ -99,6 +100,8 @@ async def move_from_postgres(settings: Settings, address: PostgresAddress, repor
     source = await PostgresStore.open(address, settings.home, moving=True)
     try:
         await source.check_departure(str(path))
+        if not source.has_departed:
+            await check_no_drafts(settings, source)
         if path.exists() and not source.has_departed:
             raise Conflict(
                 f"There is a database file in {settings.home} already.",

@@ -154,6 +154,7 @@ class Member:
     def while_holding(self, role: Role, job: Job) -> None:
         """Run ``job`` whenever this node holds the role; it competes for the role from now on."""
         self._jobs[role] = job
+        self._noted.set()  # at once, where it runs already
 
     def cannot_hold(self, role: Role, why: str) -> None:
         """Never take the role: ``why`` is shown by ``status`` and ``doctor``."""

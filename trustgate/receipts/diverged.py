@@ -39,7 +39,7 @@ async def set_aside_diverged(journal: Path, store: Store) -> None:
 
     Call it before the journal is opened. Raises what the store raises, ``StoreDamaged`` and ``OSError``.
     """
-    missing = await _missing(journal, store)
+    missing = await missing_of(journal, store)
     if not missing or await _continues(missing, store):
         return
     await asyncio.to_thread(_set_aside, journal)
@@ -68,7 +68,7 @@ async def append_diverged(journal: Path, store: Store, log: Log, settle: Settle 
     count = 0
     asides = await asyncio.to_thread(_put_aside, journal)
     for aside in asides:
-        missing = await _missing(aside, store)
+        missing = await missing_of(aside, store)
         await _append(missing if settle is None else await settle(missing), log)
         count += len(missing)
     for aside in asides:
@@ -84,7 +84,7 @@ async def put_aside_left(journal: Path, store: Store) -> list[Entry]:
     Returns:
         What it lacks of all that are aside. ``remove_asides`` is to follow once it has them.
     """
-    if await _missing(journal, store):
+    if await missing_of(journal, store):
         await asyncio.to_thread(_set_aside, journal)
     return await left_aside(journal, store)
 
@@ -109,7 +109,7 @@ def has_asides(journal: Path) -> bool:
 
 async def left_aside(journal: Path, store: Store) -> list[Entry]:
     """Returns the entries of journals that were put aside which the database lacks."""
-    return [entry for aside in _put_aside(journal) for entry in await _missing(aside, store)]
+    return [entry for aside in _put_aside(journal) for entry in await missing_of(aside, store)]
 
 
 async def remove_asides(journal: Path) -> None:
@@ -118,8 +118,10 @@ async def remove_asides(journal: Path) -> None:
         await asyncio.to_thread(shutil.rmtree, aside)
 
 
-async def append_drafts(drafts: Path, home_id: str, store: Store, log: Log, settle: Settle) -> int:
-    """Append what a process among several had in its journal alone, now that one process serves; remove that journal.
+async def append_drafts(
+    drafts: Path, home_id: str, store: Store, log: Log, settle: Settle, *, keeps_journal: bool = False
+) -> int:
+    """Append what a process among several had in its journal alone, now that one process has the database.
 
     Args:
         drafts: its folder.
@@ -127,12 +129,15 @@ async def append_drafts(drafts: Path, home_id: str, store: Store, log: Log, sett
         store: has everything that several processes had closed.
         log: of the process that serves alone.
         settle: leaves out what other processes have put on record of the same things.
+        keeps_journal: whether the journal stays; else it is removed.
 
     Returns:
         How many they were.
     """
-    missing = await _missing(drafts, store, home_id)
+    missing = await missing_of(drafts, store, home_id)
     await _append(await settle(missing), log)
+    if keeps_journal:
+        return len(missing)
     # The mark first: one without its journal would mean that the journal is lost.
     mark_path(drafts).unlink(missing_ok=True)
     await asyncio.to_thread(shutil.rmtree, drafts)
@@ -161,7 +166,7 @@ def _segments(journal: Path) -> list[Segment]:
     return segments_in(journal) if journal.is_dir() else []
 
 
-async def _missing(journal: Path, store: Store, journal_id: str = "") -> list[Entry]:
+async def missing_of(journal: Path, store: Store, journal_id: str = "") -> list[Entry]:
     """Returns the entries at the journal's end that the database lacks. Entries come into it in order.
 
     ``journal_id``: the id under which the journal was written; "": the one in its file ``id``, else the store's.

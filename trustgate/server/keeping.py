@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trustgate.admin.clustering import check_log_key, counted_by_others, place_waiting
+from trustgate.admin.clustering import check_log_key, place_waiting, take_in_drafts
 from trustgate.receipts.archive import Archive
-from trustgate.receipts.diverged import append_diverged, append_drafts, set_aside_diverged
+from trustgate.receipts.diverged import append_diverged, set_aside_diverged
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
 from trustgate.receipts.publisher import Publisher
@@ -85,13 +84,7 @@ async def _keep_alone(
     log = await Log.recover(store, journal, tree)
     if member is not None:
         await append_diverged(settings.journal_folder, store, log)
-        from trustgate.cluster.drafts import home_id
-
-        settle = partial(counted_by_others, settings)
-        for drafts in (settings.home / "drafts", *(worker / "drafts" for worker in settings.home.glob("workers/*"))):
-            await append_diverged(drafts, store, log, settle)
-            if drafts.is_dir():
-                await append_drafts(drafts, home_id(drafts), store, log, settle)
+        await take_in_drafts(settings, store, log)
     publisher = await Publisher.open(
         store,
         tree,

@@ -134,6 +134,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The journal of one process among several, with receipts that have no places yet."""
         return self.worker_folder / "drafts"
 
+    def all_drafts(self) -> tuple[Path, ...]:
+        """Returns those of all processes that may have served with this home, whether they are there or not."""
+        return (self.home / "drafts", *(worker / "drafts" for worker in sorted(self.home.glob("workers/*"))))
+
     @property
     def log_key(self) -> Path:
         """The key that signs the log's checkpoints."""
