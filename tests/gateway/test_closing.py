@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from trustgate.gateway.api.endpoints import Call
+from trustgate.gateway.path import accounting
 from trustgate.gateway.path.accounting import Account, AccountEnd
 from trustgate.models.pricing import PriceTable
 from trustgate.receipts.receipt import commitment
@@ -118,3 +119,44 @@ def test_every_member_of_a_receipt_has_its_own_value(usage: Usage, factor_ppm: i
     assert account.receipt is not None
     assert msgspec.to_builtins(account.receipt) == expected
     assert account.receipt.v not in PAYMENT_VERSIONS
+
+
+def test_the_first_of_an_answer_is_timed_once() -> None:
+    account = cast(Any, _account(None, FACTOR_ONE_PPM))
+    account.first_ms = None
+    account.sent(b"first")
+    assert account.first_ms == 99
+    account.first_ms = 98
+    account.sent(b"second")
+    assert account.first_ms == 98
+
+
+@pytest.mark.parametrize(("choices", "counted"), [(0, 1), (1, 1), (3, 3)])
+@pytest.mark.parametrize("has_target", [True, False])
+def test_counts_beyond_what_a_request_can_have_used_are_not_believed(
+    choices: int, counted: int, has_target: bool
+) -> None:
+    """A model's own lengths bound them; without a model, those of the largest ones."""
+    account = _account(None, FACTOR_ONE_PPM)
+    request = cast(Any, account.request)
+    request.call = msgspec.structs.replace(request.call, choices=choices, prompt_tokens=3)
+    bounds: dict[str, int] = {}
+
+    def note(estimate: int, *, prompt_bound: int, completion_bound: int) -> Usage:
+        bounds.update(prompt=prompt_bound, completion=completion_bound)
+        assert estimate == 3
+        return Usage()
+
+    if has_target:
+        account.target = cast(
+            Any, SimpleNamespace(passport=SimpleNamespace(context_length=1_000, max_output_tokens=100))
+        )
+    else:
+        account.target = None
+    account.usage_of(cast(Any, SimpleNamespace(usage_or_estimate=note)))
+    runs, context = accounting._RUNS, accounting._CONTEXT_TOKENS
+    assert bounds == (
+        {"prompt": runs * 1_000, "completion": runs * 100 * counted}
+        if has_target
+        else {"prompt": runs * context, "completion": runs * context * counted}
+    )

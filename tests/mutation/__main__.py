@@ -165,6 +165,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "tasks.py": ("tests/test_tasks.py", "tests/cluster/test_ending.py"),
     "deadlines.py": ("tests/test_deadlines.py", "tests/gateway/test_inflight.py"),
     "gateway/path/accounting.py": (
+        "tests/gateway/test_closing.py",
         "tests/gateway/test_order.py",
         "tests/gateway/test_path.py",
         "tests/gateway/test_payments.py",
