@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from trustgate.receipts.journal import Journal, mark_path
 from trustgate.receipts.log import Log
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
 from trustgate.receipts.tree import Tree
-from trustgate.store import ReceiptFilter, Store, open_store
+from trustgate.store import ReceiptFilter, Store, StoredTile, open_store
 from trustgate.store.marks import read_mark
 from trustgate.types import Entry, Receipt
 
@@ -291,6 +291,32 @@ async def test_a_store_that_fails_is_tried_again_and_the_fault_is_told_while_it_
         home.append()
         await until(lambda: home.log.pending == 0)
         assert tries == 4
+
+
+async def test_a_batch_whose_caller_is_cancelled_is_committed_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    committing, goes_on = asyncio.Event(), asyncio.Event()
+    append_entries = home.store.append_entries
+    batches: list[int] = []
+
+    async def slow(entries: Sequence[Entry], tiles: Sequence[StoredTile]) -> None:
+        batches.append(len(entries))
+        committing.set()
+        await goes_on.wait()
+        await append_entries(entries, tiles)
+
+    monkeypatch.setattr(home.store, "append_entries", slow)
+    home.append()
+    first = asyncio.create_task(home.log.flush())
+    await committing.wait()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    home.append()
+    again = asyncio.create_task(home.log.flush())
+    goes_on.set()
+    await again
+    assert batches == [1, 1]
+    assert (home.log.pending, await home.store.last_seq()) == (0, 2)
 
 
 async def test_nothing_is_admitted_when_the_store_lags_too_far_behind_and_fails(

@@ -391,8 +391,7 @@ async def _run_until(
             # for other processes, is as if this one were killed then.
             async with stopping.step("commands under way", _COMMANDS_S):
                 await server.admin.settle()
-            # While its upkeep still runs: cancelled in the middle of a batch, that would leave the batch to be written
-            # a second time.
+            # While the log's upkeep still runs: what a commit comes too late for is in the journal.
             async with stopping.step("the last receipts", _RECEIPTS_S):
                 if together is not None:
                     await together.leave_nothing()

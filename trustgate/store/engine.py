@@ -86,8 +86,9 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
         self.path = path
         self._lock = lock
         self._connection: duckdb.DuckDBPyConnection | None = connection
-        #: What it was opened for (``memory_limit_bytes``).
+        #: What it was opened with (``memory_limit_bytes``), and what it has had too little with.
         self._limit_bytes = memory_limit_bytes(path)
+        self._too_little_bytes = 0
         #: Folders that the database may write archive files to, besides those that it knows.
         self._allowed: set[Path] = {path.parent / FOLDER}
         super().__init__("trustgate-store")
@@ -151,20 +152,48 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
     def _attempt(
         self, work: Callable[Concatenate[duckdb.DuckDBPyConnection, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
+        try:
+            return self._once(work, *args, **kwargs)
+        except duckdb.OutOfMemoryException as error:
+            if not self._note_too_little():
+                raise translate(error) from error
+            # The transaction was rolled back: nothing is done twice.
+            logger.info("The database is opened anew with more memory: %s", str(error).partition("\n")[0])
+            self._drop_connection()
+        except duckdb.Error as error:
+            raise translate(error) from error
+        try:
+            return self._once(work, *args, **kwargs)
+        except duckdb.Error as error:
+            raise translate(error) from error
+
+    def _once(
+        self, work: Callable[Concatenate[duckdb.DuckDBPyConnection, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
         if self._connection is None:
             self._connection = self._open()
         try:
             return work(self._connection, *args, **kwargs)
         except duckdb.FatalException as error:
             logger.error("The database failed and is being opened again: %s", error)
+            if "Out of Memory" in str(error):
+                self._note_too_little()
             self._drop_connection()
-            raise translate(error) from error
-        except duckdb.Error as error:
-            raise translate(error) from error
+            raise
+
+    def _note_too_little(self) -> bool:
+        """Note that the memory was too little. Returns whether the database gets more when it is opened anew."""
+        self._too_little_bytes = self._limit_bytes
+        return self._next_limit_bytes() > self._limit_bytes
+
+    def _next_limit_bytes(self) -> int:
+        """Returns what the database is opened with: more where less was too little, up to ``MEMORY_WHOLE_BYTES``."""
+        limit_bytes = memory_limit_bytes(self.path)
+        return limit_bytes if limit_bytes > self._too_little_bytes else max(limit_bytes, MEMORY_WHOLE_BYTES)
 
     def _open(self) -> duckdb.DuckDBPyConnection:
-        self._limit_bytes = memory_limit_bytes(self.path)
-        return _connect(self.path, self._allowed)
+        self._limit_bytes = self._next_limit_bytes()
+        return _connect(self.path, self._allowed, limit_bytes=self._limit_bytes)
 
     def _drop_connection(self) -> None:
         """Close the instance; the next job connects again."""
@@ -185,7 +214,7 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
         The limit of its memory is set as it is opened. It is opened anew at once: nothing waits for it now.
         """
         self._write_log()
-        if self._connection is not None and memory_limit_bytes(self.path) >= 2 * self._limit_bytes:
+        if self._connection is not None and self._next_limit_bytes() >= 2 * self._limit_bytes:
             self._drop_connection()
             try:
                 self._connection = self._open()
@@ -287,16 +316,30 @@ def memory_limit_bytes(path: Path) -> int:
     return min(max(size // MEMORY_PART, min(size, MEMORY_WHOLE_BYTES), MEMORY_LEAST_BYTES), MEMORY_MOST_BYTES)
 
 
-def _connect(path: Path, allowed: Collection[Path] = ()) -> duckdb.DuckDBPyConnection:
+def _connect(
+    path: Path, allowed: Collection[Path] = (), *, limit_bytes: int | None = None
+) -> duckdb.DuckDBPyConnection:
     """Open and harden the database and bring its schema up to date. The caller holds the sidecar's lock.
 
     Of other files it may touch those in the folders that are ``allowed``, and where its archive files are.
+    ``limit_bytes``: of its memory; None: as ``memory_limit_bytes`` has it. A log or a step of the schema that wants
+    more gets ``MEMORY_WHOLE_BYTES``.
     """
+    limit_bytes = memory_limit_bytes(path) if limit_bytes is None else limit_bytes
+    try:
+        return _connect_within(path, allowed, limit_bytes)
+    except TrustGateError as error:
+        if limit_bytes >= MEMORY_WHOLE_BYTES or not isinstance(error.__cause__, duckdb.OutOfMemoryException):
+            raise
+        return _connect_within(path, allowed, MEMORY_WHOLE_BYTES)
+
+
+def _connect_within(path: Path, allowed: Collection[Path], limit_bytes: int) -> duckdb.DuckDBPyConnection:
     try:
         connection = duckdb.connect(
             path,
             config={
-                "memory_limit": f"{memory_limit_bytes(path)}B",
+                "memory_limit": f"{limit_bytes}B",
                 "threads": 2,
                 # DuckDB starts eight by default, for files read over a network; there are none here.
                 "async_threads": 1,
