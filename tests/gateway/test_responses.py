@@ -14,7 +14,7 @@ from tests.gateway.conftest import SignUp, Tenant
 from tests.gateway.test_path import error_of, only_receipt, receipt_of
 from tests.support.answers import RESPONSE_USAGE, event, response, response_stream
 from tests.support.gateway import Gateway
-from tests.support.upstream import CLOSE, DONE, Gate, Reply, Upstream
+from tests.support.upstream import CLOSE, Gate, Reply, Upstream
 
 
 def ask(tenant: Tenant, **members: Any) -> httpx.Response:
@@ -314,13 +314,6 @@ def test_a_response_that_fails_says_so_in_its_own_way(tenant: Tenant, scripted: 
         {"code": "server_error", "message": "no luck at …"},
     )
     assert receipt_of(tenant, got)["receipt"]["finish"] == "upstream_cut"
-
-
-def test_a_done_mark_behind_the_last_event_passes_too(tenant: Tenant, scripted: Upstream) -> None:
-    scripted.script(Reply.sse([*response_stream(), DONE]))
-    got = ask(tenant, stream=True)
-    assert got.content.endswith(DONE)
-    assert receipt_of(tenant, got)["receipt"]["finish"] == "complete"
 
 
 def test_a_client_that_hangs_up_can_still_name_its_response(tenant: Tenant, scripted: Upstream) -> None:
