@@ -612,6 +612,37 @@ async def test_duckdb_takes_the_limit_and_another_once_it_is_idle_and_the_file_h
     await store.close()
 
 
+async def test_work_that_wants_more_memory_gets_it_where_the_limit_is_a_small_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_store(tmp_path / "trustgate.duckdb")
+    assert isinstance(store, DuckDBStore)
+    of_engine = store._engine
+    assert isinstance(of_engine, engine.Engine)
+    done = []
+
+    def gather(connection: duckdb.DuckDBPyConnection, half_mib: int) -> int:
+        done.append(half_mib)
+        found = connection.execute(f"SELECT length(list(i)) FROM range({half_mib} * 65536) AS t(i)").fetchone()
+        assert found is not None
+        return int(found[0]) // 65536
+
+    await store.append_entries(make_entries(1, 10))
+    assert await of_engine.run(gather, 24) == 24
+    assert done == [24, 24], "with 32 MB, then with 64"
+    assert await of_engine.run(gather, 24) == 24
+    assert done == [24] * 3, "it keeps what it got"
+    monkeypatch.setattr(engine, "memory_limit_bytes", lambda path: 48 << 20)
+    await of_engine._submit(of_engine._idle)
+    assert len(await store.entries(ReceiptFilter(limit=200))) == 10
+    done.clear()
+    with pytest.raises(Unavailable, match="OutOfMemory"):
+        await of_engine.run(gather, 512)
+    assert done == [512], "there is no more to be had"
+    await store.append_entries(make_entries(11, 10))
+    await store.close()
+
+
 async def test_heads_of_archived_receipts_are_those_of_tenants_that_have_no_later_ones(path: Path) -> None:
     """A tenant's chain goes on from its last receipt, wherever that is."""
     store = await open_store(path)
