@@ -507,9 +507,9 @@ async def test_a_checkpoint_on_a_full_disk_is_survived(tmp_path: Path, monkeypat
         reconnects: list[int] = []
         connect = engine._connect
 
-        def counted(path: Path, allowed: Collection[Path] = ()) -> duckdb.DuckDBPyConnection:
+        def counted(path: Path, allowed: Collection[Path] = (), **options: Any) -> duckdb.DuckDBPyConnection:
             reconnects.append(1)
-            return connect(path, allowed)
+            return connect(path, allowed, **options)
 
         monkeypatch.setattr(engine, "_connect", counted)
         committed = 0
