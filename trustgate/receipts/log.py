@@ -67,7 +67,8 @@ class Log:
         self._is_turn_noted = False
         #: The running one, of the first entry: asking for it costs a system call in Python 3.11.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._integrating = asyncio.Lock()
+        #: The batch under way.
+        self._batch: asyncio.Task[None] | None = None
         #: Is shown every receipt as it is written; must be quick, and must not fail.
         self.on_append: Callable[[Receipt], None] | None = None
         #: Why entries are not durable or not integrated, while that lasts.
@@ -245,17 +246,26 @@ class Log:
                     await self._full.wait()
 
     async def _integrate(self) -> None:
-        async with self._integrating:
-            batch = [self._pending[index] for index in range(min(len(self._pending), _BATCH_ENTRIES))]
-            if batch:
-                await _integrate(self._store, self._tree, batch)
-                for _ in batch:
-                    self._pending.popleft()
-                self._journal.release(batch[-1][0].seq)
-                self.fault = None
-                self._let_go(batch[-1][0].seq)
-            if not self._pending:
-                self._work.clear()
+        """Integrate a batch, or wait for the one under way. Raises what the store raises.
+
+        The store commits a batch whether or not its caller is cancelled (a stop waits for a bounded time), and would
+        refuse it a second time. So a cancelled caller leaves it under way, and the next one waits for that.
+        """
+        if self._batch is None or self._batch.done():
+            self._batch = asyncio.create_task(self._integrate_batch())
+        await asyncio.shield(self._batch)
+
+    async def _integrate_batch(self) -> None:
+        batch = [self._pending[index] for index in range(min(len(self._pending), _BATCH_ENTRIES))]
+        if batch:
+            await _integrate(self._store, self._tree, batch)
+            for _ in batch:
+                self._pending.popleft()
+            self._journal.release(batch[-1][0].seq)
+            self.fault = None
+            self._let_go(batch[-1][0].seq)
+        if not self._pending:
+            self._work.clear()
 
     async def sync_journal(self, every_s: float) -> None:
         """For ever: bring what was journaled to the disk itself, and prepare room ahead, in a thread."""
