@@ -150,3 +150,21 @@ def test_a_response_in_the_background_is_charged_once_wherever_its_end_is_seen(
     assert sum(each[0] for each in charged(world, key)) == 700
     assert charged(world, key)[1:] == [(700 - begun, 300, (700 - begun) * 1_000 + 300 * 10_000)]
     world.books()
+
+
+def test_what_a_database_cannot_hold_of_an_answer_or_a_request_ends_no_gateway(
+    world: Town, server: GatedServer
+) -> None:
+    """Postgres's text takes no NUL: such an id is none, and the receipt of such a model counts as any other."""
+    key = world.gateway.add_tenant(name())
+    response = {"object": "response", "status": "completed", "output": [], "usage": USAGE}
+    for response_id in ("resp_a\0b", name()):
+        server.response = Reply.json({"id": response_id, **response})
+        made = world.request(0, "POST", "/responses", key, json={"model": f"{MODEL}\0", "input": "Hi"})
+        assert made.status_code == 200, made.text
+        # Its id is in the table, or is none: the answer's last byte waits for that.
+        assert world.request(1, "GET", f"/receipts/{made.headers['x-trustgate-receipt']}", key).status_code == 200
+    assert [each["model"] for each in world.receipts(key)] == [f"{MODEL}\ufffd"] * 2
+    assert [used for used, *_ in charged(world, key)] == [700, 700]
+    assert "set aside" not in world.gateway.cli("doctor", check=False).stdout
+    world.books()

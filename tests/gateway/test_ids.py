@@ -208,6 +208,21 @@ def test_a_kind_is_part_of_an_id() -> None:
         ids.find("response", "x", "a")
 
 
+@pytest.mark.parametrize("object_id", ["", "a\0", "a\nb", "\ud800", "\x7f", "x" * 257], ids=ascii)
+def test_what_cannot_be_written_down_is_no_id(tmp_path: Path, object_id: str) -> None:
+    path = tmp_path / "handles.jsonl"
+    ids = ObjectIds(path)
+    ids.keep(handle(object_id))
+    ids.keep(handle("resp_1"))
+    ids.close()
+    if object_id.isascii():
+        # As a version that kept it wrote it.
+        path.write_bytes(msgspec.json.encode(handle(object_id)) + b"\n" + path.read_bytes())
+    again = ObjectIds(path)
+    assert [each.id for each in again.of_tenant("response", "a")] == ["resp_1"]
+    again.close()
+
+
 def test_a_line_that_a_crash_cut_short_takes_no_other_with_it(tmp_path: Path) -> None:
     path = tmp_path / "handles.jsonl"
     ids = ObjectIds(path)

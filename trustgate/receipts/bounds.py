@@ -1,8 +1,8 @@
 """What a receipt may hold: every member is brought into range before the receipt is journaled.
 
 Owns the bounds. Integers lie between 0 and 2^53 - 1, the largest that JSON readers keep exactly (RFC 8259 section 6,
-RFC 8785); text is valid Unicode without lone surrogates, and short enough for a record of the journal
-(``segment.MAX_RECORD_BYTES``) in every combination. The code that makes the values bounds them by what is plausible;
+RFC 8785); text is valid Unicode without lone surrogates and without NUL (which Postgres does not take), and short
+enough for a record of the journal (``segment.MAX_RECORD_BYTES``) in every combination. The code that makes the values bounds them by what is plausible;
 this is what no value gets past, so that whatever is journaled can be stored, exported, summed and shown.
 """
 
@@ -24,6 +24,9 @@ STATUS_MOST = 999
 #: more, each is cut to ``_TEXT_BYTES``.
 _TEXTS_BYTES = 2_100
 _TEXT_BYTES = 96
+
+#: A NUL in JSON.
+_NUL = rb"\u0000"
 
 _MEMBERS = Receipt.__struct_fields__
 #: Integers that do not tell of usage: where one of these is changed, what was used is known all the same.
@@ -63,7 +66,13 @@ def fixed(receipt: Receipt) -> tuple[Receipt, bytes]:
     except (UnicodeEncodeError, OverflowError):
         form = b""
     kinds = _of_version.get(receipt.v)
-    if kinds is not None and 0 < len(form) <= _TEXTS_BYTES and form.isascii() and 0 <= receipt.status <= STATUS_MOST:
+    if (
+        kinds is not None
+        and 0 < len(form) <= _TEXTS_BYTES
+        and form.isascii()
+        and _NUL not in form
+        and 0 <= receipt.status <= STATUS_MOST
+    ):
         get_integers = kinds.get_integers
         integers = get_integers(receipt)
         if min(integers) >= 0 and max(integers) <= INTEGER_MOST:
@@ -76,7 +85,7 @@ def in_range(receipt: Receipt) -> Receipt:
     """Returns the receipt itself where every member is in range; else one whose members are.
 
     An integer out of range becomes the nearest bound, and usage that had to be changed counts as an estimate
-    (``usage_source``). A lone surrogate becomes U+FFFD. Texts that are too long together are cut.
+    (``usage_source``). A lone surrogate and a NUL become U+FFFD. Texts that are too long together are cut.
     """
     kinds = _of_version.get(receipt.v)
     if kinds is None:  # within a version every member is present, so its kinds are those of its first receipt
@@ -88,6 +97,7 @@ def in_range(receipt: Receipt) -> Receipt:
         and max(integers) <= INTEGER_MOST
         and len(text) <= _TEXTS_BYTES
         and text.isascii()
+        and "\0" not in text
         and 0 <= receipt.status <= STATUS_MOST
     ):
         return receipt
@@ -106,9 +116,9 @@ def _changed(receipt: Receipt, kinds: _Kinds) -> Receipt:
 
 
 def _valid(text: str) -> str:
-    """Returns the text with each lone surrogate replaced; two that make a pair become their character."""
+    """Returns the text with each lone surrogate and each NUL replaced; two that make a pair become their character."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.replace("\0", "\ufffd")

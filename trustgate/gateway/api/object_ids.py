@@ -111,6 +111,11 @@ class ObjectId(msgspec.Struct, frozen=True, array_like=True):
         return self.kind, self.upstream, self.id
 
 
+def _is_id(text: str) -> bool:
+    """Returns whether an upstream's text can be an id: neither a file nor a database keeps every character."""
+    return 0 < len(text) <= _ID_MOST and text.isprintable()
+
+
 _decode = msgspec.json.Decoder(ObjectId).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -192,7 +197,7 @@ class ObjectIds:
 
     def keep(self, handle: ObjectId) -> None:
         """Remember a new or changed id. A stranger's id is never taken over."""
-        if not handle.id or len(handle.id) > _ID_MOST:
+        if not _is_id(handle.id):
             return
         if self._owners.get(handle.place, handle.tenant) != handle.tenant:
             return
@@ -308,6 +313,8 @@ class ObjectIds:
             return False
         lines = data.split(b"\n")
         for handle in _handles(lines):
+            if not _is_id(handle.id):
+                continue  # of a version that kept it
             if handle.alive:
                 self._put(handle)
             else:
