@@ -2,8 +2,9 @@
 
 Owns the bounds. Integers lie between 0 and 2^53 - 1, the largest that JSON readers keep exactly (RFC 8259 section 6,
 RFC 8785); text is valid Unicode without lone surrogates and without NUL (which Postgres does not take), and short
-enough for a record of the journal (``segment.MAX_RECORD_BYTES``) in every combination. The code that makes the values bounds them by what is plausible;
-this is what no value gets past, so that whatever is journaled can be stored, exported, summed and shown.
+enough for a record of the journal (``segment.MAX_RECORD_BYTES``) in every combination. The code that makes the values
+bounds them by what is plausible; this is what no value gets past, so that whatever is journaled can be stored,
+exported, summed and shown.
 """
 
 from __future__ import annotations
