@@ -489,6 +489,21 @@ def test_what_comes_behind_the_end_of_a_stream_is_neither_charged_nor_passed_on(
     assert [shown["receipt"][name] for name in counts] == [expected[name] for name in counts]
 
 
+@pytest.mark.parametrize("form", ENDED)
+def test_an_answer_ends_with_its_last_event_though_its_server_goes_on(
+    tenant: Tenant, scripted: Upstream, form: str
+) -> None:
+    gate = Gate()
+    frames, _ = ENDED[form]
+    scripted.script(Reply.sse([*frames, gate]))
+    try:
+        answer = ask(tenant, form, stream=True)  # whole, while its server stands at the gate
+        assert answer.content.endswith(frames[-1])
+        assert receipt_of(tenant, answer)["receipt"]["finish"] == "complete"
+    finally:
+        gate.open()
+
+
 # counts that cannot be
 
 

@@ -16,7 +16,9 @@ from tests.support.answers import response, response_stream
 from tests.support.gateway import Gateway
 from tests.support.upstream import Reply, Upstream
 from trustgate.errors import NotFound
+from trustgate.gateway.api.object_accounting import less
 from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
+from trustgate.types import Usage
 
 
 def ask(tenant: Tenant, **members: Any) -> Any:
@@ -288,3 +290,12 @@ def test_many_ids_of_one_tenant_push_out_none_of_anothers() -> None:
     assert ids.find("response", "theirs_4999", "large").id == "theirs_4999"
     with pytest.raises(NotFound):
         ids.find("response", "theirs_0", "large")
+
+
+def test_what_was_charged_before_is_not_charged_again_as_a_part_of_the_rest() -> None:
+    whole = Usage(prompt_tokens=10, completion_tokens=4, audio_prompt_tokens=10, cached_tokens=2, reasoning_tokens=3)
+    assert less(whole, 0) == whole
+    rest = Usage(prompt_tokens=4, completion_tokens=4, audio_prompt_tokens=4, cached_tokens=2, reasoning_tokens=3)
+    assert less(whole, 6) == rest
+    assert less(whole, 12) == Usage(completion_tokens=2, reasoning_tokens=2)
+    assert less(whole, 100) == Usage()

@@ -17,6 +17,7 @@ import msgspec
 from trustgate.gateway.api.batch_files import BatchFile
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.object_ids import BATCHES, Kind, ObjectId, ObjectIds
+from trustgate.models.metering.counts import bounded
 from trustgate.models.metering.events import read_object
 from trustgate.models.upstream.targets import Target
 from trustgate.types import Usage
@@ -220,10 +221,10 @@ def less(usage: Usage, tokens: int) -> Usage:
     """Returns the usage without what was charged before: taken off the prompt first."""
     off_prompt = min(tokens, usage.prompt_tokens)
     off_completion = min(tokens - off_prompt, usage.completion_tokens)
-    return msgspec.structs.replace(
+    left = msgspec.structs.replace(
         usage,
         prompt_tokens=usage.prompt_tokens - off_prompt,
         completion_tokens=usage.completion_tokens - off_completion,
-        cached_tokens=min(usage.cached_tokens, usage.prompt_tokens - off_prompt),
-        reasoning_tokens=min(usage.reasoning_tokens, usage.completion_tokens - off_completion),
     )
+    # No part is larger than what is left of its sum: what was charged before is not charged again as audio.
+    return msgspec.structs.replace(bounded(left), contradictory=usage.contradictory)

@@ -128,20 +128,29 @@ async def _relay_raw(answer: Answer, chunks: AsyncIterator[bytes], delivery: Del
 async def _relay_events(
     answer: Answer, events: EventStream, delivery: Delivery, objects: ObjectAccounting | None
 ) -> None:
-    """Relay the frames as they arrive, without the usage chunk that only the gateway asked for."""
+    """Relay the frames as they arrive, without the usage chunk that only the gateway asked for.
+
+    The answer ends with its last event, whether or not its server ends the response then.
+    """
     stream = _EventRelay(answer, events, delivery, objects)
-    async for frames in events.batches(stream.pass_at_once):
+    batches = events.batches(stream.pass_at_once)
+    async for frames in batches:
         await stream.pass_on(frames)
-        if stream.failed:
+        if stream.failed or stream.meter.done:
             break
+    await batches.aclose()
     if not stream.meter.done and not stream.meter.finished and not stream.failed:
         raise UpstreamFailed("The upstream's stream ended before its answer did.", retryable=False)
     await stream.close()
     if not delivery.reply.started:
         await delivery.begin(answer)
     await delivery.reply.write(b"", last=True)
+    if not stream.failed:
+        await events.wait_for_end(_END_S)
 
 
+#: How long a response may go on behind its last event: by then its connection is closed instead of kept.
+_END_S = 1.0
 #: What is passed on as it is.
 _PLAIN_KINDS = frozenset({FrameKind.CONTENT, FrameKind.NOTHING, FrameKind.END})
 #: To look a member up in its enumeration costs as much as all that is done with it.

@@ -7,7 +7,7 @@ a short time. Until then the answer can still become something else: an error wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -132,7 +132,7 @@ class EventStream:
         self._is_over = chunk is None
         return chunk
 
-    async def batches(self, at_once: Callable[[list[Frame]], bool] | None = None) -> AsyncIterator[list[Frame]]:
+    async def batches(self, at_once: Callable[[list[Frame]], bool] | None = None) -> AsyncGenerator[list[Frame], None]:
         """The frames, those that were held first, in the pieces in which they arrive.
 
         ``at_once``: gets the frames of a piece in the moment in which it comes, while this waits for it; they are left
@@ -229,6 +229,19 @@ class EventStream:
                 # Nothing behind it counts: of a failure not even the end of the stream.
                 break
         return read
+
+    async def wait_for_end(self, most_s: float) -> None:
+        """Wait for the end of the response, behind the stream's last event: then its connection can be used again.
+
+        At most ``most_s``. What comes meanwhile, or goes wrong, is of no account.
+        """
+        chunks = self._chunks
+        if self._is_over or (isinstance(chunks, Response) and chunks.is_whole):
+            return
+        with suppress(Exception):
+            async with asyncio.timeout(most_s):
+                async for _ in chunks:
+                    pass
 
     async def close(self) -> None:
         if self._next is not None:
