@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from trustgate.errors import InvalidRequest
 from trustgate.formats.spl_token import TOKEN_PROGRAM
 from trustgate.payment.networks import BASE, BASE_SEPOLIA, SOLANA, SOLANA_DEVNET
 from trustgate.payment.payment_key import Authorization, authorization_of, payer_of, payment_key, transaction_of
+from trustgate.payment.x402_wire import read_payment
 
 PAYER_KEY, FEE_KEY = Keypair(), Keypair()
 
@@ -118,6 +120,40 @@ def changed(**members: Any) -> dict[str, Any]:
 def test_an_authorization_is_known_by_payer_and_nonce(payload: dict[str, Any]) -> None:
     assert evm_key(payload) == evm_key(AUTHORIZED)
     assert evm_key(payload, asset=BASE_USDC.lower(), network=BASE.upper()) == evm_key(AUTHORIZED)
+
+
+def _presented(payment: str) -> None:
+    read_payment({b"payment-signature": base64.b64encode(payment.encode())})
+
+
+@pytest.mark.parametrize(
+    ("written", "instead"),
+    [
+        ('"payload": {', '"payload": {}, "payload": {'),
+        ('"payload": {', '"Payload": {}, "payload": {'),
+        ('"nonce": ', '"nonce": "0x01", "nonce": '),
+        ('"nonce": ', '"Nonce": "0x01", "nonce": '),
+        ('"nonce": ', '"NONCE": '),
+        ('"nonce": ', '"non\\u0063e": "0x01", "nonce": '),
+        ('"authorization": ', '"Authorization": '),
+        ('"x402Version": 2', '"x402Version": 1, "x402Version": 2'),
+        ('"x402Version": 2', '"x402version": 1, "x402Version": 2'),
+        ('"scheme": ', '"\u017fcheme": "upto", "scheme": '),
+    ],
+    ids=ascii,
+)
+def test_a_payment_that_two_readers_read_differently_is_none(written: str, instead: str) -> None:
+    """A facilitator that reads it otherwise would settle, and settle again, what is another payment here."""
+    payment = json.dumps(evm_payload(evm_requirements(), nonce=7))
+    assert payment.count(written) >= 1
+    _presented(payment)
+    with pytest.raises(InvalidRequest, match="it is not an x402 payment payload"):
+        _presented(payment.replace(written, instead))
+
+
+def test_what_extensions_hold_may_be_called_anything() -> None:
+    payment = evm_payload(evm_requirements(), nonce=7)
+    _presented(json.dumps({**payment, "extensions": {"other": {"Nonce": 1, "schema": {"Value": {"From": 1}}}}}))
 
 
 def test_other_authorizations_are_other_payments() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -44,6 +45,17 @@ _IDENTIFIER_DECLARATION: Final = {
         },
         "required": ["required"],
     },
+}
+
+#: The members of a payment that say what is paid, by their names in small letters: x402 specification v2, sections 5.2
+#: and "schemes/exact"; EIP-3009; Permit2.
+_SPELLED: Final = {
+    name.casefold(): name
+    for name in (
+        *("x402Version", "scheme", "network", "accepted", "payload", "extensions", "amount", "asset", "payTo"),
+        *("transaction", "signature", "authorization", "from", "to", "value", "validAfter", "validBefore", "nonce"),
+        *("permit2Authorization", "permitted", "token", "spender", "deadline", "witness"),
+    )
 }
 
 NO_EXTENSIONS: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -112,13 +124,45 @@ def read_payment(headers: Mapping[bytes, bytes]) -> Presented | None:
         raise _bad(name, "it is not base64") from None
     try:
         version = msgspec.json.decode(raw, type=_Version).x402_version
+        _check_names(raw)
         if version == 2:
             return _read_v2(raw)
         if version == 1:
             return _read_v1(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise _bad(name, f"it is not an x402 payment payload ({error})") from None
     raise _bad(name, f"x402 version {version} is not supported")
+
+
+def _check_names(raw: bytes) -> None:
+    """Raise ``ValueError`` where readers of a payment would differ over its members.
+
+    The facilitator is given it as it came. Of a member that comes twice some readers take the first and some the last,
+    and those of Go take one in another case for it: they could settle another payment than is known here.
+    """
+    payment = json.loads(raw, object_pairs_hook=_once)
+    _check_spelling(payment)
+    _check_spelling(payment.get("accepted"))
+    left = [payment.get("payload")]
+    while left:
+        signed = left.pop()
+        _check_spelling(signed)
+        if isinstance(signed, dict | list):
+            left += signed.values() if isinstance(signed, dict) else signed
+
+
+def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len({name.casefold() for name in found}) < len(members):
+        raise ValueError("a member comes twice")
+    return found
+
+
+def _check_spelling(members: object) -> None:
+    for name in members if isinstance(members, dict) else ():
+        spelled = _SPELLED.get(name.casefold(), name)
+        if spelled != name:
+            raise ValueError(f"the member {name!a} must be spelled {spelled!r}")
 
 
 def _read_v2(raw: bytes) -> Presented:
