@@ -628,11 +628,11 @@ async def test_work_that_wants_more_memory_gets_it_where_the_limit_is_a_small_fi
         return int(found[0]) // 65536
 
     await store.append_entries(make_entries(1, 10))
+    monkeypatch.setattr(engine, "memory_limit_bytes", lambda path: 33 << 20)
     assert await of_engine.run(gather, 24) == 24
     assert done == [24, 24], "with 32 MB, then with 64"
     assert await of_engine.run(gather, 24) == 24
     assert done == [24] * 3, "it keeps what it got"
-    monkeypatch.setattr(engine, "memory_limit_bytes", lambda path: 48 << 20)
     await of_engine._submit(of_engine._idle)
     assert len(await store.entries(ReceiptFilter(limit=200))) == 10
     done.clear()

@@ -86,9 +86,9 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
         self.path = path
         self._lock = lock
         self._connection: duckdb.DuckDBPyConnection | None = connection
-        #: What it was opened with (``memory_limit_bytes``), and what it has had too little with.
+        #: What it was opened with (``memory_limit_bytes``), and the least it is opened with from now on.
         self._limit_bytes = memory_limit_bytes(path)
-        self._too_little_bytes = 0
+        self._least_bytes = 0
         #: Folders that the database may write archive files to, besides those that it knows.
         self._allowed: set[Path] = {path.parent / FOLDER}
         super().__init__("trustgate-store")
@@ -155,7 +155,7 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
         try:
             return self._once(work, *args, **kwargs)
         except duckdb.OutOfMemoryException as error:
-            if not self._note_too_little():
+            if not self._take_more():
                 raise translate(error) from error
             # The transaction was rolled back: nothing is done twice.
             logger.info("The database is opened anew with more memory: %s", str(error).partition("\n")[0])
@@ -177,19 +177,18 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
         except duckdb.FatalException as error:
             logger.error("The database failed and is being opened again: %s", error)
             if "Out of Memory" in str(error):
-                self._note_too_little()
+                self._take_more()
             self._drop_connection()
             raise
 
-    def _note_too_little(self) -> bool:
-        """Note that the memory was too little. Returns whether the database gets more when it is opened anew."""
-        self._too_little_bytes = self._limit_bytes
+    def _take_more(self) -> bool:
+        """Take ``MEMORY_WHOLE_BYTES`` at least from now on. Returns whether that is more than the database has now."""
+        self._least_bytes = MEMORY_WHOLE_BYTES
         return self._next_limit_bytes() > self._limit_bytes
 
     def _next_limit_bytes(self) -> int:
-        """Returns what the database is opened with: more where less was too little, up to ``MEMORY_WHOLE_BYTES``."""
-        limit_bytes = memory_limit_bytes(self.path)
-        return limit_bytes if limit_bytes > self._too_little_bytes else max(limit_bytes, MEMORY_WHOLE_BYTES)
+        """Returns what the database would be opened with."""
+        return max(memory_limit_bytes(self.path), self._least_bytes)
 
     def _open(self) -> duckdb.DuckDBPyConnection:
         self._limit_bytes = self._next_limit_bytes()
