@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import stat
@@ -17,6 +18,9 @@ from tests.conftest import GatewayFactory
 from tests.support.gateway import Gateway
 from tests.support.old_receipts import fill
 from tests.support.processes import PATIENCE_S, clean_environment
+from trustgate.ids import new_id
+from trustgate.store import open_store
+from trustgate.types import CreditNote
 
 _ECHO = {"model": "trustgate/echo", "messages": [{"role": "user", "content": "Hello!"}]}
 COUNT = 1_100
@@ -107,8 +111,28 @@ def test_the_database_shrinks(old: Old) -> None:
     assert old.cli_json("doctor", "--books")["ok"]
 
 
+async def _note_credit(old: Old) -> None:
+    """Keep the note of a credit whose receipt is the first one: it will be in an archive file."""
+    store = await open_store(old.home / "trustgate.duckdb")
+    try:
+        entry = await store.entry(old.ids[0])
+        assert entry is not None
+        note = CreditNote(
+            id=new_id("credit"),
+            tenant_id=entry.receipt.tenant,
+            reference="old",
+            receipt_id=entry.receipt.id,
+            credited_nano_usd=2_000_000_000,
+            created_us=entry.receipt.created_us,
+        )
+        await store.put(note)
+    finally:
+        await store.close()
+
+
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
 def test_a_file_that_is_missing_or_damaged_is_named_and_the_rest_works(old: Old, damage: str) -> None:
+    asyncio.run(_note_credit(old))
     archive(old)
     (path,) = (old.home / "archive").iterdir()
     data = path.read_bytes()
@@ -137,6 +161,9 @@ def test_a_file_that_is_missing_or_damaged_is_named_and_the_rest_works(old: Old,
         assert found == (["ok"] if damage == "flipped" else ["fail"]), "doctor compares sizes; archive reads them"
     audit = json.loads(old.cli("doctor", "--books", "--json", check=False).stdout)
     assert [difference["record"] for difference in audit["differences"]] == [f"archive file {path}"]
+    old.cli("payment", "set", "ducks", "--mode", "prepaid")
+    added = [old.cli_json("tenant", "credit", "ducks", "--add", "2", "--reference", name) for name in ("old", "new")]
+    assert [(one["balance_nano_usd"], one["repeated"]) for one in added] == [(0, True), (2_000_000_000, False)]
 
     path.write_bytes(data)
     assert old.cli_json("doctor", "--books")["ok"], "it is back"

@@ -13,7 +13,7 @@ import msgspec
 
 from trustgate.admin.context import AdminContext
 from trustgate.admin.money import BalanceChange, TenantCredit
-from trustgate.errors import Conflict, InvalidRequest
+from trustgate.errors import Conflict, InvalidRequest, Unavailable
 from trustgate.ids import new_id, now_us
 from trustgate.payment.credit import append_credit
 from trustgate.payment.x402_wire import usd
@@ -117,9 +117,21 @@ async def finish_notes(context: AdminContext, tenant: Tenant) -> list[CreditNote
     notes = await context.store.credit_notes(tenant.id)
     if notes:
         await context.flush()
-        if await context.store.entry(notes[-1].receipt_id) is None:
+        if not await _has_receipt(context, notes[-1]):
             await _write_receipt(context, notes[-1])
     return notes
+
+
+async def _has_receipt(context: AdminContext, note: CreditNote) -> bool:
+    """Returns whether a note's receipt is in the log: so, too, where it is of the time of an archive file that is
+    away. It is months old then, and credit can be added while such a file is elsewhere.
+    """
+    try:
+        return await context.store.entry(note.receipt_id) is not None
+    except Unavailable as error:
+        if error.code != "archive_unavailable":
+            raise
+        return True
 
 
 async def book_note(
