@@ -643,6 +643,20 @@ async def test_work_that_wants_more_memory_gets_it_where_the_limit_is_a_small_fi
     await store.close()
 
 
+async def test_a_page_of_many_receipts_takes_little_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await open_store(path)
+    await store.append_entries(make_entries(1, 4000))
+    await store.close()
+    for name in ("MEMORY_LEAST_BYTES", "MEMORY_WHOLE_BYTES"):
+        monkeypatch.setattr(engine, name, 8 << 20)
+    monkeypatch.setattr(engine, "memory_limit_bytes", lambda path: 8 << 20)
+    store = await open_store(path)
+    for oldest_first in (False, True):
+        page = await store.entries(ReceiptFilter(limit=1000, oldest_first=oldest_first))
+        assert [entry.seq for entry in page] == (list(range(1, 1001)) if oldest_first else list(range(4000, 3000, -1)))
+    await store.close()
+
+
 async def test_heads_of_archived_receipts_are_those_of_tenants_that_have_no_later_ones(path: Path) -> None:
     """A tenant's chain goes on from its last receipt, wherever that is."""
     store = await open_store(path)
