@@ -132,11 +132,11 @@ def load_entries(connection: SqlConnection, source: str, query: ReceiptFilter) -
     bound = [*values, max(query.limit, 0)]
     if query.limit > _FEW:
         # Found by their numbers first: to sort whole rows the database would take what a small one may have, and more.
-        seqs = [seq for (seq,) in connection.execute(f"SELECT seq {which}", bound).fetchall()]  # noqa: S608 - bound
+        seqs = [seq for (seq,) in connection.execute(f"SELECT seq {which}", bound).fetchall()]
         if len(seqs) > _FEW:
             rows = _rows_of(connection, source, sorted(seqs))
             return sorted((entry_from_row(row) for row in rows), key=_seq_of, reverse=not query.oldest_first)
-    return [entry_from_row(row) for row in connection.execute(f"SELECT {ENTRY_SELECT} {which}", bound).fetchall()]  # noqa: S608 - bound
+    return [entry_from_row(row) for row in connection.execute(f"SELECT {ENTRY_SELECT} {which}", bound).fetchall()]
 
 
 def _seq_of(entry: Entry) -> int:
