@@ -33,7 +33,8 @@ from trustgate.errors import (
     Unavailable,
 )
 from trustgate.models.pricing import price_hash
-from trustgate.store import PaymentFilter, ReceiptFilter, engine, migrations, open_store
+from trustgate.store import PaymentFilter, ReceiptFilter, UsageFilter, engine, migrations, open_store
+from trustgate.store.base import BudgetUseFilter
 from trustgate.store.duckdb import DuckDBStore
 from trustgate.store.rows import (
     ALIASES,
@@ -52,6 +53,7 @@ from trustgate.store.rows import (
     SUBSCRIBERS,
     TENANTS,
 )
+from trustgate.store.sql import DuckDBDialect
 from trustgate.types import Pool, ProfileRules
 
 ROOT = Path(trustgate.__file__).parents[1]
@@ -669,3 +671,44 @@ async def test_heads_of_archived_receipts_are_those_of_tenants_that_have_no_late
     assert heads == {"early": entries[98], "tenant_0": entries[299], "tenant_1": entries[298]}
     assert len(await store.load_heads()) == 3
     await store.close()
+
+
+@pytest.mark.parametrize("memory_mb", [8, 64])
+async def test_more_groups_than_fit_into_memory_are_added_up_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_mb: int
+) -> None:
+    """With 64 MB all groups fit; the sums are the same."""
+    failures: list[int] = []
+    part = DuckDBDialect.part
+
+    def counted(dialect: DuckDBDialect, column: str, parts: int, number: int) -> str:
+        failures.append(parts)
+        return part(dialect, column, parts, number)
+
+    monkeypatch.setattr(DuckDBDialect, "part", counted)
+    store = await open_store(tmp_path / "trustgate.duckdb")
+    users = [f"{number}-{'u' * 200}" for number in range(12_000)]
+    for start in range(0, len(users), 4_000):
+        entries = [
+            make_entry(seq, v=5, end_user=users[seq - 1], tenant="tenant_1", key=f"key_{seq}")
+            for seq in range(start + 1, start + 4_001)
+        ]
+        await store.append_entries(entries)
+    await store.close()
+    for name in ("MEMORY_LEAST_BYTES", "MEMORY_WHOLE_BYTES", "MEMORY_MOST_BYTES"):
+        monkeypatch.setattr(engine, name, memory_mb * 1024 * 1024)
+    store = await open_store(tmp_path / "trustgate.duckdb")
+    everything = BudgetUseFilter(since_us=0, until_us=2**62, by_end_user=True)
+
+    used = await store.budget_use(everything)
+    usage = await store.usage(UsageFilter(by="end_user"))
+    most = await store.end_users("tenant_1", 0, 5)
+    windows = await store.window_usage(0)
+    await store.close()
+
+    assert sorted(each.end_user or "" for each in used) == sorted(users)
+    assert {each.requests for each in used} == {1}
+    assert [row.group for row in usage] == sorted(users)
+    assert len(most) == 5
+    assert sum(row.requests for row in windows) == len(users)
+    assert bool(failures) == (memory_mb == 8)

@@ -58,6 +58,15 @@ class SqlDialect(ABC):
     #: What a person calls the database.
     name: ClassVar[str]
 
+    def part(self, column: str, parts: int, number: int) -> str:
+        """Returns a condition that each value of a text column meets for one number, from 0 to ``parts`` - 1."""
+        raise NotImplementedError
+
+    @property
+    def too_little_memory(self) -> tuple[type[Exception], ...]:
+        """What is raised where the groups of a statement do not fit into the memory, for which ``part`` is."""
+        return ()
+
     @abstractmethod
     def per(self, column: str, size: int) -> str:
         """Returns the whole quotient of an integer that is not negative."""
@@ -142,6 +151,15 @@ class DuckDBDialect(SqlDialect):
     def __init__(self) -> None:
         #: The types of columns that were appended to, by table and columns: a schema only changes before.
         self._types: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
+
+    def part(self, column: str, parts: int, number: int) -> str:
+        return f"hash({column}) % {parts} = {number}"
+
+    @property
+    def too_little_memory(self) -> tuple[type[Exception], ...]:
+        import duckdb
+
+        return (duckdb.OutOfMemoryException,)
 
     def per(self, column: str, size: int) -> str:
         return f"{column} // {size}"

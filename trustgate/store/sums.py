@@ -1,11 +1,12 @@
 """What receipts add up to: usage by group, what the running windows and the budgets count, balances.
 
-Owns the SQL of the sums. Each function runs on the writer thread.
+Owns the SQL of the sums. Each function runs on the writer thread. Where there are more groups than fit into the
+database's memory (a million end users) they are added up part by part, however many parts that takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -37,6 +38,39 @@ _GROUPS = {
 }
 
 
+#: How many times as many parts are tried where groups do not fit into memory, and where it is given up.
+_MORE_PARTS = 4
+_MOST_PARTS = 4**6
+
+
+def _groups(
+    connection: SqlConnection, query: Callable[[str], str], values: Sequence[object], column: str | None
+) -> list[Any]:
+    """Returns the groups of a sum: of all at once or, where these need more memory than the database has, in parts.
+
+    Args:
+        connection: what the sum is read from.
+        query: returns its SQL, of the rows that meet a condition.
+        values: what that binds.
+        column: what each of the groups has one text of, and no part is to divide; None: there are few groups.
+
+    Returns:
+        The groups; in the order of the query within each part alone.
+    """
+    dialect = dialect_of(connection)
+    parts = 1
+    while True:
+        conditions = (
+            [dialect.part(column, parts, number) for number in range(parts)] if column and parts > 1 else ["true"]
+        )
+        try:
+            return [row for condition in conditions for row in connection.execute(query(condition), values).fetchall()]
+        except dialect.too_little_memory:
+            if column is None or parts >= _MOST_PARTS:
+                raise
+            parts *= _MORE_PARTS
+
+
 class Sources(NamedTuple):
     """What a sum is read from: what stands after FROM, and the files whose sums the database has (``first_seq``)."""
 
@@ -55,8 +89,10 @@ class Sources(NamedTuple):
 
 def sum_windows(connection: SqlConnection, sources: Sources, since_us: int, until_us: int | None) -> list[WindowUsage]:
     wide = dialect_of(connection).wide
-    rows = connection.execute(
-        f"""WITH used AS (
+    rows = _groups(
+        connection,
+        lambda condition: (
+            f"""WITH used AS (
                 SELECT tenant, "key", 1 AS requests, prompt_tokens::{wide} + completion_tokens AS tokens,
                     {BILLED} AS billed
                 FROM {sources.rows} WHERE created_us >= ? AND created_us < ? AND {IS_COUNTED}
@@ -64,12 +100,14 @@ def sum_windows(connection: SqlConnection, sources: Sources, since_us: int, unti
                 WHERE requests > 0 AND {_in_files(sources)}
             )
             SELECT tenant, "key", sum(requests), {sum_sql("tokens")}, {sum_sql("billed")}
-            FROM used GROUP BY tenant, "key" ORDER BY tenant, "key" """,  # noqa: S608 - constants
+            FROM used WHERE {condition} GROUP BY tenant, "key" """  # noqa: S608 - constants
+        ),
         [since_us, _LAST_US if until_us is None else until_us],
-    ).fetchall()
+        '"key"',
+    )
     return [
         WindowUsage(tenant_id=tenant, key_id=key, requests=int(requests), tokens=int(tokens), cost_nano_usd=int(cost))
-        for tenant, key, requests, tokens, cost in rows
+        for tenant, key, requests, tokens, cost in sorted(rows)
     ]
 
 
@@ -101,8 +139,10 @@ def sum_budget_use(connection: SqlConnection, sources: Sources, query: BudgetUse
     part = f"{query.since_us}::BIGINT"
     if query.part_us:
         part = f"{dialect.per('created_us', query.part_us)} * {query.part_us}"
-    rows = connection.execute(
-        f"""WITH used AS (
+    rows = _groups(
+        connection,
+        lambda condition: (
+            f"""WITH used AS (
                 SELECT tenant, "key", model, end_user, {part} AS part, 1 AS requests,
                     prompt_tokens::{dialect.wide} + completion_tokens AS tokens, {BILLED} AS billed
                 FROM {sources.rows} WHERE created_us >= ? AND created_us < ? AND seq <= ? AND {IS_COUNTED}
@@ -113,9 +153,12 @@ def sum_budget_use(connection: SqlConnection, sources: Sources, query: BudgetUse
             SELECT tenant, "key", {"model" if query.by_model else "''"} AS model,
                 {"end_user" if query.by_end_user else "NULL"} AS end_user, part, sum(requests), {sum_sql("tokens")},
                 {sum_sql("billed")}
-            FROM used GROUP BY 1, 2, 3, 4, 5 ORDER BY part, tenant, "key", model, end_user""",  # noqa: S608 - constants, integers
+            FROM used WHERE {condition} GROUP BY 1, 2, 3, 4, 5
+            ORDER BY part, tenant, "key", model, end_user"""  # noqa: S608 - constants, integers
+        ),
         [query.since_us, query.until_us, _LAST_US if query.until_seq is None else query.until_seq],
-    ).fetchall()
+        _GROUPS["end_user" if query.by_end_user else "key"],
+    )
     return [BudgetUse(*row[:4], *map(int, row[4:])) for row in rows]
 
 
@@ -123,15 +166,20 @@ def sum_end_users(
     connection: SqlConnection, source: str, tenant_id: str, since_us: int, limit: int, end_user: str | None
 ) -> list[EndUserUse]:
     where, values = where_clause(("tenant = ?", tenant_id), ("created_us >= ?", since_us), ("end_user = ?", end_user))
-    rows = connection.execute(
-        f"""SELECT end_user, count(*) FILTER (WHERE {IS_COUNTED}),
+    rows = _groups(
+        connection,
+        lambda condition: (
+            f"""SELECT end_user, count(*) FILTER (WHERE {IS_COUNTED}),
                 {sum_sql(f"prompt_tokens::{dialect_of(connection).wide} + completion_tokens", IS_COUNTED)} AS tokens,
                 {sum_sql(BILLED, IS_COUNTED)} AS billed, min(created_us), max(created_us)
-            FROM {source} {where} AND end_user IS NOT NULL
-            GROUP BY end_user ORDER BY billed DESC, tokens DESC, end_user LIMIT ?""",  # noqa: S608 - values are bound
+            FROM {source} {where} AND end_user IS NOT NULL AND {condition}
+            GROUP BY end_user ORDER BY billed DESC, tokens DESC, end_user LIMIT ?"""  # noqa: S608 - values are bound
+        ),
         [*values, limit],
-    ).fetchall()
-    return [EndUserUse(row[0], *map(int, row[1:])) for row in rows]
+        "end_user",
+    )
+    most = sorted(rows, key=lambda row: (-row[3], -row[2], row[0]))
+    return [EndUserUse(row[0], *map(int, row[1:])) for row in most[:limit]]
 
 
 def sum_usage(connection: SqlConnection, source: str, query: UsageFilter) -> list[UsageRow]:
@@ -144,8 +192,10 @@ def sum_usage(connection: SqlConnection, source: str, query: UsageFilter) -> lis
     )
     sums = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd")
     group = _GROUPS.get(query.by) or dialect_of(connection).per("created_us", _TIMES[query.by])
-    rows = connection.execute(
-        f"""SELECT {group} AS "group",
+    rows = _groups(
+        connection,
+        lambda condition: (
+            f"""SELECT {group} AS "group",
                 count(*) FILTER (WHERE {IS_COUNTED}),
                 count(*) FILTER (WHERE finish = 'refused'),
                 count(*) FILTER (WHERE finish = 'upstream_error'),
@@ -153,9 +203,12 @@ def sum_usage(connection: SqlConnection, source: str, query: UsageFilter) -> lis
                 count(*) FILTER (WHERE {IS_COUNTED} AND usage_source = 'estimate'),
                 {sum_sql(BILLED, IS_COUNTED)},
                 count(*) FILTER (WHERE {IS_COUNTED} AND price_known = false)
-            FROM {source} {where} GROUP BY 1 ORDER BY 1""",  # noqa: S608 - constants; values are bound
+            FROM {source} {where} AND {condition} GROUP BY 1"""  # noqa: S608 - constants; values are bound
+        ),
         values,
-    ).fetchall()
+        _GROUPS.get(query.by),
+    )
+    rows.sort()
     members = ("requests", "refused", "failed", *sums, "estimated", "billed_nano_usd", "unpriced")
     return [
         UsageRow(
