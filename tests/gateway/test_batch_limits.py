@@ -303,6 +303,26 @@ def test_a_batch_whose_results_tell_nothing_is_charged_by_estimate(small: Tenant
     assert small.receipts()[-1]["usage_source"] == "estimate"
 
 
+def test_of_a_batchs_lines_what_failed_costs_nothing_and_what_is_silent_an_estimate(
+    place: Gateway, server: BatchServer, sign_up: SignUp
+) -> None:
+    """As for requests by themselves; the tier of the lines is the batch's."""
+    tenant = sign_up(place)
+    batch_id = start(tenant, lines(MODEL, MODEL, MODEL)).json()["id"]
+    failed = {"error": {"message": "died", "type": "server_error"}, "usage": _usage(4_000, 4_000)}
+    told = {"choices": [{"message": {"content": "Hi"}}], "usage": _usage(10, 5), "service_tier": "batch"}
+    silent = {"choices": [{"message": {"content": "word " * 200}}]}
+    bodies = [(500, failed), (200, silent), (200, told)]
+    results = [{"response": {"status_code": status, "body": body}} for status, body in bodies]
+    server.files["mixed"] = b"\n".join(json.dumps(each).encode() for each in results)
+    server.finish(batch_id, output_file_id="mixed")
+    wait_until(lambda: len(tenant.receipts()) == 3, "the batch is charged")
+    [*_, charged] = tenant.receipts()
+    assert 10 < charged["prompt_tokens"] < 100
+    assert 150 < charged["completion_tokens"] < 400
+    assert (charged["usage_source"], charged["service_tier"]) == ("estimate", "batch")
+
+
 # batches of messages
 
 

@@ -32,6 +32,7 @@ from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.gateway.path.work_holds import WorkHolds, WorkOwner
 from trustgate.models.catalog import Catalog
 from trustgate.models.metering.chunks import StreamMeter
+from trustgate.models.metering.counts import added
 from trustgate.models.metering.events import read_object
 from trustgate.models.metering.whole import read_answer, read_nothing_used
 from trustgate.models.upstream.answer import Answer
@@ -189,7 +190,8 @@ class BackgroundWork:
             return reported.usage_or_estimate(handle.owed)
         if reported.usage is not None and tells_all(reported.usage):
             return reported.usage
-        sums = Usage()
+        sums, work = Usage(), handle.work
+        prompt_estimate = 0 if work is None else work.prompt_tokens // max(work.lines, 1)
         if handle.kind == "message_batch":
             files = [f"{_path_of(handle)}/results"]
         else:
@@ -198,14 +200,14 @@ class BackgroundWork:
             answer = await self._fetch(target, path)
             try:
                 async for line in _lines(answer):
-                    sums = _plus(sums, line)
+                    sums = _plus(sums, line, prompt_estimate)
             finally:
                 await answer.close()
         if sums.total_tokens or not files:
             return sums
-        work, done = handle.work, _completed(body)
         if work is None:
             return sums
+        done = _completed(body)
         share = min(done, work.lines)
         return Usage(
             prompt_tokens=work.prompt_tokens * share // max(work.lines, 1),
@@ -297,8 +299,11 @@ class _Result(msgspec.Struct):
     result: _BatchedAnswer | None = None
 
 
-def _plus(sums: Usage, line: bytes) -> Usage:
-    """Returns the sum with the usage in one line of results."""
+def _plus(sums: Usage, line: bytes, prompt_estimate: int) -> Usage:
+    """Returns the sum with what one line of results used; of a line that failed nothing.
+
+    ``prompt_estimate``: what counts for the prompt of an answer that tells no usage.
+    """
     try:
         result: Any = msgspec.json.decode(line, type=_Result) if line.strip() else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -306,12 +311,7 @@ def _plus(sums: Usage, line: bytes) -> Usage:
     if result is None or (result.response is None and result.result is None):
         return sums
     answer = result.result.message if result.response is None else result.response.body
-    usage = read_answer(bytes(answer)).usage
-    if usage is None:
+    reported = read_answer(bytes(answer))
+    if reported.failure is not None or (reported.usage is None and not reported.completion_estimate):
         return sums
-    members = {
-        name: getattr(sums, name) + getattr(usage, name)
-        for name in Usage.__struct_fields__
-        if isinstance(getattr(usage, name), int) and not isinstance(getattr(usage, name), bool)
-    }
-    return msgspec.structs.replace(sums, **members)
+    return added(sums, reported.usage_or_estimate(prompt_estimate))
