@@ -779,7 +779,7 @@ async function verifyPrices(prices, receipts, inside) {
     if (hex(await sha256(utf8(sorted(table)))) !== hash) refuse(`The price table under ${hash} was changed.`);
     if (!receipts.some((receipt) => receipt.price_hash === hash)) refuse(`No receipt names the price table ${hash}.`);
   }
-  let [checked, unknown, otherwise] = [0, 0, 0];
+  let [checked, unknown, otherwise, batches, lines] = [0, 0, 0, 0, 0];
   for (const receipt of inside) {
     const charged = receipt.charged_nano_usd ?? 0;
     if (charged && ![...COUNTED, "credited"].includes(receipt.finish)) {
@@ -800,7 +800,11 @@ async function verifyPrices(prices, receipts, inside) {
       continue;
     }
     const cost = costOf(prices[receipt.price_hash], receipt);
-    if (BigInt(receipt.cost_nano_usd) !== cost && (receipt.passport !== "" || receipt.cost_nano_usd !== 0)) {
+    const calls = receipt.endpoint === "batches" ? callsOf(prices[receipt.price_hash], receipt, cost) : 1n;
+    if (calls > 1n) {
+      batches++;
+      lines += Number(calls);
+    } else if (BigInt(receipt.cost_nano_usd) !== cost && (receipt.passport !== "" || receipt.cost_nano_usd !== 0)) {
       refuse(`Receipt ${receipt.id} costs ${receipt.cost_nano_usd} nano-USD; by its price table it is ${cost}.`);
     }
     checked++;
@@ -809,7 +813,10 @@ async function verifyPrices(prices, receipts, inside) {
   const more = otherwise
     ? ` ${otherwise} were charged more than they are billed at, as at a fixed price a request: compare it with what was agreed.`
     : "";
-  return `The cost of ${checked} requests follows from what they counted and their price tables.${rest}${more}`;
+  const inBatches = batches
+    ? ` ${batches} batches are priced as ${lines} calls in all: how many requests they held is in no receipt, so compare it with what was sent.`
+    : "";
+  return `The cost of ${checked} requests follows from what they counted and their price tables.${rest}${more}${inBatches}`;
 }
 
 const COST_MOST = BigInt(Number.MAX_SAFE_INTEGER);
@@ -867,6 +874,16 @@ function costOf(table, receipt) {
   pico += count("characters") * (rate("character_pico_usd") ?? 0n);
   pico += count("searches") * (rate("search_nano_usd") ?? 0n) * 1000n;
   return least((rate("call_nano_usd") ?? 0n) + (pico + 999n) / 1000n, COST_MOST);
+}
+
+/** Of how many calls a batch is that cost what its receipt says; 0 where no number of them comes to it. */
+function callsOf(table, receipt, cost) {
+  const isCount = (name) => /_tokens$|^(images|audio_ms|characters|searches)$/.test(name);
+  const nothing = Object.fromEntries(Object.keys(receipt).filter(isCount).map((name) => [name, 0]));
+  const byItself = costOf(table, { ...receipt, ...nothing, image_size: "", image_quality: "" });
+  const more = BigInt(receipt.cost_nano_usd) - cost;
+  if (more === 0n) return 1n;
+  return more < 0n || byItself === 0n || more % byItself !== 0n ? 0n : 1n + more / byItself;
 }
 
 /** The rates that hold: those with more conditions lie over those with fewer, longer prompts over shorter ones. */

@@ -23,8 +23,19 @@ from trustgate.models.passports import check_prices
 from trustgate.models.pricing import NOT_PRICED, PriceTable, billed_nano_usd
 from trustgate.payment.x402_wire import usd
 from trustgate.receipts.receipt import billed_of
+from trustgate.statements.prices import find_prices
 from trustgate.store import ReceiptFilter
-from trustgate.types import COUNTED, FACTOR_ONE_PPM, PAYMENT_VERSIONS, CreditNote, Entry, Receipt, Tenant, Usage
+from trustgate.types import (
+    BATCHES_ENDPOINT,
+    COUNTED,
+    FACTOR_ONE_PPM,
+    PAYMENT_VERSIONS,
+    CreditNote,
+    Entry,
+    Receipt,
+    Tenant,
+    Usage,
+)
 
 _PAGE = 1_000
 _MOST = 200_000
@@ -42,8 +53,13 @@ async def tenant_correct(context: AdminContext, command: TenantCorrect) -> Corre
         raise Conflict(f"The reference {reference!r} was used before.", hint="Give another.", code="reference_used")
     given = _given_price(command)
     sums = _Sums(notes, given, command.price_factor_ppm)
+    tables: dict[str, PriceTable | None] = {}
     async for entry in _selected(context, tenant, command):
-        sums.add(context, entry)
+        price_hash = entry.receipt.price_hash
+        if price_hash not in tables:
+            prices = (await find_prices(context.store, context.catalog, {price_hash})).get(price_hash)
+            tables[price_hash] = None if prices is None else PriceTable(prices)
+        sums.add(context, entry, tables[price_hash])
     terms = context.directory.terms(tenant.id)
     found = sums.correction(tenant, draws=terms is not None and terms.mode != "off")
     if command.book_nano_usd is None:
@@ -124,7 +140,8 @@ class _Sums:
         self._rows: dict[str, list[int]] = {}
         self._same = self._corrected = self._otherwise = self._unpriced = 0
 
-    def add(self, context: AdminContext, entry: Entry) -> None:
+    def add(self, context: AdminContext, entry: Entry, before: PriceTable | None) -> None:
+        """``before``: the table that the receipt was priced by, where it is still known."""
         receipt = entry.receipt
         if receipt.finish not in COUNTED:
             return
@@ -139,9 +156,16 @@ class _Sums:
         if price is None or not price.known:
             self._unpriced += 1
             return
+        calls = _calls_in(receipt, before)
+        if calls is None:
+            self._unpriced += 1
+            return
+        if before is not None and before.without_call is before:
+            # By itself it cost nothing, as what only looks at another call: neither does it now.
+            price = price.without_call
         factor = FACTOR_ONE_PPM if receipt.price_factor_ppm is UNSET else receipt.price_factor_ppm
         factor = factor if self._factor_ppm is None else self._factor_ppm
-        now = billed_nano_usd(price.cost_nano_usd(usage_of(receipt), receipt.created_us), factor)
+        now = billed_nano_usd(price.batch_nano_usd(usage_of(receipt), receipt.created_us, calls), factor)
         if now == was:
             self._same += 1
             return
@@ -165,6 +189,18 @@ class _Sums:
             unpriced=self._unpriced,
             draws=draws,
         )
+
+
+def _calls_in(receipt: Receipt, before: PriceTable | None) -> int | None:
+    """Returns how many calls a receipt is the bill of: a batch's as many as its cost shows by the price of its time.
+
+    None where that price is not known any more, or does not come to the cost.
+    """
+    if receipt.endpoint != BATCHES_ENDPOINT or not receipt.cost_nano_usd:
+        return 1
+    if before is None:
+        return None
+    return before.calls_of(receipt.cost_nano_usd, usage_of(receipt), receipt.created_us)
 
 
 def usage_of(receipt: Receipt) -> Usage:

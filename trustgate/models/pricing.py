@@ -180,6 +180,28 @@ class PriceTable:
         """Returns the cost of what was used, nano-USD, rounded once, up; at most MAX_COST_NANO_USD."""
         return _cost(self.rates(usage, at_us), usage)
 
+    def batch_nano_usd(self, usage: Usage, at_us: int, calls: int) -> int:
+        """Returns the cost of a batch of so many calls, nano-USD: of what it used, and the price of each call in it."""
+        cost_nano_usd = self.cost_nano_usd(usage, at_us)
+        if calls > 1:
+            cost_nano_usd += (calls - 1) * self._by_itself(usage, at_us)
+        return min(cost_nano_usd, MAX_COST_NANO_USD)
+
+    def calls_of(self, cost_nano_usd: int, usage: Usage, at_us: int) -> int | None:
+        """Returns of how many calls a batch is that cost so much; None where no number of them comes to it.
+
+        ``batch_nano_usd`` the other way about. 1 where a call by itself costs nothing.
+        """
+        more = cost_nano_usd - self.cost_nano_usd(usage, at_us)
+        if not more:
+            return 1
+        by_itself = self._by_itself(usage, at_us)
+        return None if more < 0 or not by_itself or more % by_itself else 1 + more // by_itself
+
+    def _by_itself(self, usage: Usage, at_us: int) -> int:
+        """Returns what a call costs that used nothing, in the tier of ``usage``."""
+        return self.cost_nano_usd(Usage(service_tier=usage.service_tier), at_us)
+
     def plain_nano_usd(self, usage: Usage, at_us: int) -> int:
         """As ``cost_nano_usd``, of a usage that ``is_plain``."""
         prompt, completion = usage.prompt_tokens, usage.completion_tokens

@@ -36,7 +36,7 @@ from trustgate.statements.document import (
 )
 from trustgate.statements.months import Month, parse_month
 from trustgate.statements.page import page_matches
-from trustgate.types import COUNTED, PRICE_VERSIONS, Prices, Receipt, Usage
+from trustgate.types import BATCHES_ENDPOINT, COUNTED, PRICE_VERSIONS, Prices, Receipt, Usage
 
 __all__ = ["Opening", "StatementVerdict", "verify_statement"]
 
@@ -280,7 +280,7 @@ def _examine_prices(
     if unused := tables.keys() - {receipt.price_hash for receipt in receipts}:
         raise VerificationFailed(f"No receipt names the price table {min(unused)}.")
     counted = Adding(document.account.tenant, month).counts
-    checked = unknown = otherwise = 0
+    checked = unknown = otherwise = batches = lines = 0
     for receipt in filter(counted, receipts):
         charged, _ = balance_change(receipt)
         if charged and receipt.finish not in (*COUNTED, "credited"):
@@ -300,8 +300,13 @@ def _examine_prices(
         if table is None:
             unknown += 1
             continue
-        cost = table.cost_nano_usd(_usage(receipt), receipt.created_us)
-        if receipt.cost_nano_usd != cost and (receipt.passport or receipt.cost_nano_usd):
+        usage = _usage(receipt)
+        cost = table.cost_nano_usd(usage, receipt.created_us)
+        is_batch = receipt.endpoint == BATCHES_ENDPOINT
+        calls = table.calls_of(receipt.cost_nano_usd, usage, receipt.created_us) if is_batch else None
+        if calls is not None and calls > 1:
+            batches, lines = batches + 1, lines + calls
+        elif receipt.cost_nano_usd != cost and (receipt.passport or receipt.cost_nano_usd):
             raise VerificationFailed(
                 f"Receipt {receipt.id} costs {receipt.cost_nano_usd} nano-USD; what it counted comes to {cost} by its "
                 "price table."
@@ -312,6 +317,11 @@ def _examine_prices(
         rest += (
             f" {otherwise} were charged more than they are billed at, as at a fixed price a request: no price table "
             "shows that, so compare it with what was agreed."
+        )
+    if batches:
+        rest += (
+            f" {batches} batches are priced as {lines} calls in all: how many requests they held is in no receipt, so "
+            "compare it with what was sent."
         )
     record.passed(f"The cost of {checked} requests follows from what they counted and their price tables.{rest}")
 

@@ -54,6 +54,7 @@ from trustgate.types.payments import (
     PaymentTerms,
 )
 from trustgate.types.receipts import (
+    BATCHES_ENDPOINT,
     COUNTED,
     END_USER_VERSIONS,
     PAYMENT_VERSIONS,
@@ -73,6 +74,7 @@ from trustgate.types.records import Record, Subscriber
 from trustgate.types.units import FACTOR_ONE_PPM, NANO_USD_PER_USD, PICO_USD_PER_NANO_USD
 
 __all__ = [
+    "BATCHES_ENDPOINT",
     "COUNTED",
     "ENDPOINTS",
     "END_USER_VERSIONS",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -149,6 +149,8 @@ RECEIPT_PRICE_MEMBERS = (
 )
 #: The member of receipts of keys whose requests name end users.
 RECEIPT_END_USER_MEMBERS = ("end_user",)
+#: The endpoint of receipts that may be the bill of many calls.
+BATCHES_ENDPOINT: Final = "batches"
 #: The versions whose receipts have each of these.
 PAYMENT_VERSIONS: frozenset[int] = frozenset({2, 4, 6})
 PRICE_VERSIONS: frozenset[int] = frozenset({3, 4, 5, 6})

@@ -14,7 +14,7 @@ from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.members import BOUNDS, largest
 from trustgate.models.catalog import Resolved
 from trustgate.models.estimate import with_margin
-from trustgate.models.pricing import MAX_COST_NANO_USD, PriceTable, billed_nano_usd
+from trustgate.models.pricing import PriceTable, billed_nano_usd
 from trustgate.types import Prices, Usage
 
 #: The completion that is held for a request when neither it, its plan nor its passport bounds one, in tokens.
@@ -106,11 +106,7 @@ def price_for(endpoint: Endpoint, price: PriceTable) -> PriceTable:
 
 def cost_of(call: Call, price: PriceTable, usage: Usage, at_us: int) -> int:
     """Returns the cost of a call, nano-USD: of what it used, and the price of each request in it (a batch has many)."""
-    cost_nano_usd, more = price.cost_nano_usd(usage, at_us), requests_in(call) - 1
-    if more > 0:
-        by_itself = price.cost_nano_usd(Usage(service_tier=usage.service_tier), at_us)
-        cost_nano_usd = min(cost_nano_usd + more * by_itself, MAX_COST_NANO_USD)
-    return cost_nano_usd
+    return price.batch_nano_usd(usage, at_us, requests_in(call))
 
 
 def _unit_tokens(call: Call, prices: Prices) -> tuple[int, int]:
