@@ -645,6 +645,22 @@ async def test_work_that_wants_more_memory_gets_it_where_the_limit_is_a_small_fi
     await store.close()
 
 
+async def test_a_log_that_wants_more_memory_is_read_all_the_same(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_store(path)
+    await store.append_entries(make_entries(1, 4000))
+    copy = tmp_path / "killed" / path.name
+    copy.parent.mkdir()
+    for file in path.parent.glob(f"{path.name}*"):
+        shutil.copyfile(file, copy.parent / file.name)
+    await store.close()
+    monkeypatch.setattr(engine, "memory_limit_bytes", lambda path: 4 << 20)
+    store = await open_store(copy)
+    assert await store.last_seq() == 4000
+    await store.close()
+
+
 async def test_a_page_of_many_receipts_takes_little_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await open_store(path)
     await store.append_entries(make_entries(1, 4000))

@@ -154,14 +154,12 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
     ) -> R:
         try:
             return self._once(work, *args, **kwargs)
-        except duckdb.OutOfMemoryException as error:
-            if not self._take_more():
+        except duckdb.Error as error:
+            if isinstance(error, duckdb.FatalException) or not (_is_out_of_memory(error) and self._take_more()):
                 raise translate(error) from error
             # The transaction was rolled back: nothing is done twice.
             logger.info("The database is opened anew with more memory: %s", str(error).partition("\n")[0])
             self._drop_connection()
-        except duckdb.Error as error:
-            raise translate(error) from error
         try:
             return self._once(work, *args, **kwargs)
         except duckdb.Error as error:
@@ -176,7 +174,7 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
             return work(self._connection, *args, **kwargs)
         except duckdb.FatalException as error:
             logger.error("The database failed and is being opened again: %s", error)
-            if "Out of Memory" in str(error):
+            if _is_out_of_memory(error):
                 self._take_more()
             self._drop_connection()
             raise
@@ -321,16 +319,18 @@ def _connect(
     """Open and harden the database and bring its schema up to date. The caller holds the sidecar's lock.
 
     Of other files it may touch those in the folders that are ``allowed``, and where its archive files are.
-    ``limit_bytes``: of its memory; None: as ``memory_limit_bytes`` has it. A log or a step of the schema that wants
-    more gets ``MEMORY_WHOLE_BYTES``.
+    ``limit_bytes``: of its memory; None: as ``memory_limit_bytes`` has it. Reading a log, or bringing the schema up to
+    date, may take more than work does later: it gets ``MEMORY_MOST_BYTES`` then.
     """
     limit_bytes = memory_limit_bytes(path) if limit_bytes is None else limit_bytes
     try:
         return _connect_within(path, allowed, limit_bytes)
     except TrustGateError as error:
-        if limit_bytes >= MEMORY_WHOLE_BYTES or not isinstance(error.__cause__, duckdb.OutOfMemoryException):
+        if limit_bytes >= MEMORY_MOST_BYTES or not _is_out_of_memory(error.__cause__):
             raise
-        return _connect_within(path, allowed, MEMORY_WHOLE_BYTES)
+        logger.info("Opening the database takes more than %d MB of memory.", limit_bytes >> 20)
+    _connect_within(path, allowed, MEMORY_MOST_BYTES).close()
+    return _connect_within(path, allowed, limit_bytes)
 
 
 def _connect_within(path: Path, allowed: Collection[Path], limit_bytes: int) -> duckdb.DuckDBPyConnection:
@@ -470,6 +470,13 @@ def translate(error: duckdb.Error) -> TrustGateError:
 
 def _is_full(text: str) -> bool:
     return "No space left" in text or "Disk quota exceeded" in text or "max_temp_directory_size" in text
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Returns whether a limit of memory is why DuckDB failed: in a commit, or in the reading of a log, it fails as a
+    transaction does, with this advice in the text.
+    """
+    return isinstance(error, duckdb.OutOfMemoryException) or "SET memory_limit=" in str(error)
 
 
 def _storage_full(folder: Path | None) -> Unavailable:
