@@ -73,11 +73,10 @@ class Stopping:
         try:
             async with asyncio.timeout(within_s) as limit:
                 yield
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            _logger.warning("stopping: %s did not end in %g s, and is not waited for any more", what, within_s)
         except (Unavailable, OSError) as error:
+            if isinstance(error, TimeoutError) and limit.expired():
+                _logger.warning("stopping: %s did not end in %g s, and is not waited for any more", what, within_s)
+                return
             why = error.message if isinstance(error, Unavailable) else error.strerror or type(error).__name__
             _logger.error("stopping: %s: %s", what, why)
 

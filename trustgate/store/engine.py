@@ -228,7 +228,7 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
             self._connection.execute("CHECKPOINT")
         except duckdb.Error as error:
             logger.warning("The database could not be checkpointed: %s", error)
-            if isinstance(error, duckdb.FatalException):
+            if (_is_out_of_memory(error) and self._take_more()) or isinstance(error, duckdb.FatalException):
                 self._drop_connection()
 
 
