@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tests.gateway.conftest import HELLO
 from tests.support.entries import make_entries
 from tests.support.processes import PATIENCE_S
+from tests.support.upstream import DONE, Gate, Reply, Upstream, delta
 from trustgate.admin.commands import Admin, PlanPut, TenantAdd
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.gateway.path.accounting import AccountEnd, OwnKeeping
@@ -197,6 +198,39 @@ class Ends:
             await app(scope, receive, counted)
 
         return watched
+
+
+# the upstream's connection
+
+
+async def test_an_upstream_that_ends_its_response_a_moment_later_is_not_hung_up_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client is watched while its answer takes long; that it has got it all is no reason to break off."""
+    monkeypatch.setattr("trustgate.gateway.path.inflight.SLOW_AFTER_S", 0.0)
+    monkeypatch.setattr("trustgate.models.upstream.answer.END_S", 2 * PATIENCE_S)
+    upstream, rest, end = Upstream().start(), Gate(), Gate()
+    upstream.script(Reply.sse([delta("a"), rest, delta(None, finish_reason="stop"), DONE, end]))
+    try:
+        async with serving(tmp_path / "home", upstream.api_url) as (address, admin):
+            added = await admin.execute(TenantAdd(name="acme", plan="internal"))
+            headers = {"authorization": f"Bearer {added.secret}"}
+            body = {"model": "gpt-4o", "messages": HELLO, "stream": True}
+            async with httpx.AsyncClient(
+                base_url=address, headers=headers, trust_env=False, timeout=PATIENCE_S
+            ) as http:
+                async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+                    pieces = answer.aiter_raw()
+                    await anext(pieces)
+                    # Another request's whole way: the watch, which was due at once, has begun.
+                    await http.get("/v1/usage")
+                    rest.open()
+                    assert b"".join([piece async for piece in pieces]).endswith(DONE)
+                await http.get("/v1/usage")
+                end.open()
+                await asyncio.to_thread(upstream.wait_for_requests().wait_finished)
+    finally:
+        upstream.stop()
 
 
 # the journal and the store

@@ -280,6 +280,9 @@ class Pipeline:
                     relaying = relay(answer, delivery, route.objects)
                     if relaying is not None:
                         await relaying
+                        if answer.events is not None:
+                            watch.stop()  # it takes the end of the exchange for a client that leaves
+                            await answer.events.wait_for_end()
                 finally:
                     closing = answer.let_go()
                     if closing is not None:

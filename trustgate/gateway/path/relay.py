@@ -145,12 +145,8 @@ async def _relay_events(
     if not delivery.reply.started:
         await delivery.begin(answer)
     await delivery.reply.write(b"", last=True)
-    if not stream.failed:
-        await events.wait_for_end(_END_S)
 
 
-#: How long a response may go on behind its last event: by then its connection is closed instead of kept.
-_END_S = 1.0
 #: What is passed on as it is.
 _PLAIN_KINDS = frozenset({FrameKind.CONTENT, FrameKind.NOTHING, FrameKind.END})
 #: To look a member up in its enumeration costs as much as all that is done with it.

@@ -39,6 +39,8 @@ FAILED = frozenset({FrameKind.ERROR, FrameKind.FAILED})
 _LAST = FAILED | {FrameKind.DONE}
 #: What is held back of a stream at most, bytes.
 _HELD_MOST_BYTES = 1024 * 1024
+#: How long a response may go on behind its last event, seconds: by then its connection is closed instead of kept.
+END_S = 1.0
 
 
 class Apart(Protocol):
@@ -230,16 +232,16 @@ class EventStream:
                 break
         return read
 
-    async def wait_for_end(self, most_s: float) -> None:
+    async def wait_for_end(self) -> None:
         """Wait for the end of the response, behind the stream's last event: then its connection can be used again.
 
-        At most ``most_s``. What comes meanwhile, or goes wrong, is of no account.
+        At most ``END_S``. What comes meanwhile, or goes wrong, is of no account.
         """
         chunks = self._chunks
-        if self._is_over or (isinstance(chunks, Response) and chunks.is_whole):
+        if not self.meter.done or self._is_over or (isinstance(chunks, Response) and chunks.is_whole):
             return
         with suppress(Exception):
-            async with asyncio.timeout(most_s):
+            async with asyncio.timeout(END_S):
                 async for _ in chunks:
                     pass
 
