@@ -233,7 +233,9 @@ def test_a_credit_that_was_killed_before_it_answered_counts_once_when_it_is_type
     assert balance() == 5 * NANO_USD_PER_USD
     everything = ("payment", "refund-credit", tenant)
     kill_before_it_has_answered(either_home, *everything, done=lambda: balance() == 0)
-    found = either_home.cli_json(*everything)
+    in_json = either_home.cli(*everything, "--json")
+    assert "To do it once more, type it again." in " ".join(in_json.stderr.split())
+    found = json.loads(in_json.stdout)
     assert (found["refunded_nano_usd"], found["balance_nano_usd"], found["repeated"]) == (5 * NANO_USD_PER_USD, 0, True)
     assert list((either_home.home / "unanswered").iterdir()) == []
 

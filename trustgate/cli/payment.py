@@ -26,7 +26,7 @@ from trustgate.admin.money import (
 from trustgate.cli import payment_terms, render, values
 from trustgate.cli.context import JsonOption, execute, with_admin
 from trustgate.cli.payment_terms import TenantArgument, network_name
-from trustgate.cli.repeating import repeatable, repeated_note
+from trustgate.cli.repeating import note_in_json, repeatable, repeated_note
 from trustgate.cli.values import absolute
 from trustgate.errors import InvalidRequest
 from trustgate.ids import new_id, now_us
@@ -281,6 +281,7 @@ def _show_refund(refund: Refund, json: bool, typed_before: str) -> None:
                 "repeated": change.repeated,
             }
         )
+        note_in_json(change, typed_before)
         return
     render.card(
         [

@@ -24,6 +24,7 @@ import msgspec
 import typer
 
 from trustgate.admin.commands import Command
+from trustgate.admin.money import BalanceChange
 from trustgate.admin.ownership import give_to_owner
 from trustgate.cli import render
 from trustgate.cli.context import session
@@ -87,6 +88,15 @@ def repeated_note(typed_before: str) -> str:
         f"It was typed before, at {typed_before}, and its answer was lost: it was carried out then, and nothing was "
         "changed now. To do it once more, type it again."
     )
+
+
+def note_in_json(change: BalanceChange, typed_before: str) -> None:
+    """Where a command is answered by JSON, whose ``repeated`` has no reason: give it on stderr.
+
+    A script that adds the same amount every day may meet what it did not hear of the day before.
+    """
+    if change.repeated and typed_before:
+        render.say(repeated_note(typed_before), to_stderr=True)
 
 
 class _Kept:

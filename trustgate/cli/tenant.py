@@ -30,7 +30,7 @@ from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, confirm, execute, public_address, session, with_admin
 from trustgate.cli.correction import correct
 from trustgate.cli.key import SecretOnlyOption, key_rows, secret_document, show_secret
-from trustgate.cli.repeating import repeatable, repeated_note
+from trustgate.cli.repeating import note_in_json, repeatable, repeated_note
 from trustgate.cli.values import Maybe
 from trustgate.errors import InvalidRequest
 from trustgate.ids import now_us
@@ -315,6 +315,7 @@ def show_balance(change: BalanceChange, json: bool, typed_before: str = "") -> N
     """``typed_before``: when the command was typed that had no answer, and is repeated now; else ""."""
     if json:
         render.document(change)
+        note_in_json(change, typed_before)
         return
     fields: list[tuple[str, render.Cell]] = [
         ("Tenant", change.tenant.name),
