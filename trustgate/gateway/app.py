@@ -62,7 +62,7 @@ class _ByMethod:
         serve = self._serve.get(scope["method"])
         if serve is None:
             # Starlette lets HEAD pass where GET does.
-            raise HTTPException(405, headers={"allow": ", ".join(self._serve)})
+            raise HTTPException(405, headers={"allow": ", ".join(sorted(self._serve))})
         await serve(scope, receive, send)
 
 
