@@ -63,7 +63,7 @@ class Load:
             self._under_way.discard(number)
 
     def _choices(self, number: int) -> list[Machine]:
-        """Returns whom a client may ask. One that is stopped keeps those waiting who ask it: half of the clients do."""
+        """Returns the machines that a client may use. Requests to a stopped one wait: half of the clients send some."""
         awake = [machine for machine in self._machines if machine.name not in self.asleep]
         return awake if number % 2 and awake else self._machines
 

@@ -171,7 +171,7 @@ def test_a_thread_that_never_returns_keeps_no_server_from_stopping(
 
 
 def test_a_facilitator_that_hangs_keeps_no_server_from_stopping(make_gateway: GatewayFactory) -> None:
-    """It is asked to settle, and says nothing for longer than a stop may take: the payment is looked up later."""
+    """It does not answer a settlement for longer than a stop may take: the payment is looked up later."""
     with market_surroundings() as (upstream, facilitator, node):
         environment = {
             **market_environment(node),

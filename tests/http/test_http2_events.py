@@ -47,7 +47,7 @@ async def test_a_body_is_given_as_it_has_come_and_counts_as_read_then() -> None:
     assert read.sizes == [3, 1]
     waiting = asyncio.ensure_future(read.get())
     await asyncio.sleep(0)
-    assert not waiting.done(), "the end is told once"
+    assert not waiting.done(), "the end is reported once"
     await read.events.put({"type": "http.disconnect"})
     assert await waiting == await read.get() == {"type": "http.disconnect"}
 

@@ -12,17 +12,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.shop import FAILS, LOSES_ANSWER, LOSES_REQUEST, OFFER, Shop, order, signed, terms
+from tests.support.shop import AMOUNT, FAILS, LOSES_ANSWER, LOSES_REQUEST, OFFER, PRICE, Shop, order, signed, terms
 from trustgate.errors import Conflict, PaymentRequired, Unavailable
 from trustgate.payment.interfaces import Settlement
 from trustgate.payment.order import Order
 from trustgate.payment.sale import Sale
 from trustgate.payment.x402_wire import Presented
 from trustgate.types import Payment
-
-#: 1 USD is 10⁶ atomic units of the offer's token, so an atomic unit is worth 1,000 nano-USD.
-PRICE = 10_000_000
-AMOUNT = PRICE // 1_000
 
 
 @pytest.fixture

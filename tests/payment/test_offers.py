@@ -213,9 +213,9 @@ async def test_a_facilitator_that_does_not_answer(desk: Desk) -> None:
     away = f"{desk.evm.url}/none"
     with pytest.raises(FacilitatorUnavailable):
         await desk.base(facilitator=away)
-    unasked = await desk.base(facilitator=away, asks_facilitator=False)
+    unasked = await desk.base(facilitator=away, checks_facilitator=False)
     assert unasked == msgspec.structs.replace(await desk.base(), facilitator=away)
-    error = await refused(desk.solana(facilitator=away, asks_facilitator=False))
+    error = await refused(desk.solana(facilitator=away, checks_facilitator=False))
     assert "keygen" in (error.hint or ""), "only the facilitator knows who pays the fees"
 
 

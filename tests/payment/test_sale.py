@@ -1,4 +1,4 @@
-"""What a sale tells its request while it runs, and what a reconciler does with payments that it finds."""
+"""What a sale does while its request runs, and what a reconciler does with payments that it finds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.entries import make_receipt
-from tests.support.shop import FAILS, LOSES_ANSWER, OFFER, SOLANA_OFFER, Shop, order, signed, terms
+from tests.support.shop import AMOUNT, FAILS, LOSES_ANSWER, OFFER, PRICE, SOLANA_OFFER, Shop, order, signed, terms
 from trustgate.errors import ChainError, Conflict, PaymentRequired, Unavailable
 from trustgate.payment import paid_answers, reconciler
 from trustgate.payment.credit import append_credit, payment_members
@@ -19,10 +19,6 @@ from trustgate.payment.order import Order, claim_of
 from trustgate.payment.reconciler import Reconciler
 from trustgate.payment.sale import Sale
 from trustgate.types import Payment
-
-#: 1 USD is 10⁶ atomic units of the offer's token, so an atomic unit is worth 1,000 nano-USD.
-PRICE = 10_000_000
-AMOUNT = PRICE // 1_000
 
 
 @pytest.fixture
@@ -133,7 +129,7 @@ async def lost(shop: Shop, times: int = 1) -> list[Payment]:
 
 
 class Deaf:
-    """A network of which nothing can be learned, and a facilitator that answers as it is told."""
+    """A network of which nothing can be learned, and a facilitator with scripted answers."""
 
     def __init__(self, *answers: Settlement | ChainError) -> None:
         self.answers = list(answers)
@@ -297,7 +293,7 @@ async def test_what_a_dead_process_left_is_brought_as_far_as_receipts_tell(shop:
     assert [(payment.id, payment.state, payment.reason) for payment in unknown] == [
         (settling.id, "unknown", "the gateway stopped while the payment settled")
     ]
-    assert await shop.store.payment(reserved.id) is None, "it never was asked of anybody"
+    assert await shop.store.payment(reserved.id) is None, "no facilitator was given it"
     found = await shop.store.payment(settled.id)
     assert found is not None
     assert found.state == "credited"

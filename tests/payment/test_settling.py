@@ -9,7 +9,19 @@ from typing import Literal
 
 import pytest
 
-from tests.support.shop import FAILS, LOSES_ANSWER, OFFER, SOLANA_OFFER, UPFRONT, Shop, order, signed, terms
+from tests.support.shop import (
+    AMOUNT,
+    FAILS,
+    LOSES_ANSWER,
+    OFFER,
+    PRICE,
+    SOLANA_OFFER,
+    UPFRONT,
+    Shop,
+    order,
+    signed,
+    terms,
+)
 from trustgate.errors import ChainError, PaymentRequired, Unavailable
 from trustgate.payment.cashier import Cashier
 from trustgate.payment.credit import append_credit
@@ -19,10 +31,6 @@ from trustgate.payment.reconciler import Reconciler
 from trustgate.payment.sale import Sale
 from trustgate.payment.x402_wire import Presented, requirements
 from trustgate.types import Payment
-
-#: 1 USD is 10⁶ atomic units of the offer's token, so an atomic unit is worth 1,000 nano-USD.
-PRICE = 10_000_000
-AMOUNT = PRICE // 1_000
 
 
 @pytest.fixture

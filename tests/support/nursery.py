@@ -5,8 +5,8 @@ for each that is started. A child has its own pid, session, folder, environment 
 and runs ``trustgate.cli.main`` as the console script does. What imports cost, and what is imported when, is for tests
 that start Python themselves.
 
-Nothing outlives the tests, even where they are killed: the mother, in a session of her own, then ends her children and
-what she was asked to guard; and children end when she is killed.
+Nothing outlives the tests, even where they are killed: the mother process, in a session of its own, then ends its
+children and the processes given to ``guard``; and children end when it is killed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Child:
     def __init__(self, pid: int, report: socket.socket) -> None:
         self.pid = pid
         self._report = report
-        # Of who is never asked how it ended, too.
+        # Of a child whose end is never looked at, too.
         weakref.finalize(self, report.close)
         self._exit_code: int | None = None
 

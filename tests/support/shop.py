@@ -47,8 +47,11 @@ OFFER = Offer(
 
 SOLANA_OFFER = msgspec.structs.replace(OFFER, network=SOLANA_DEVNET)
 UPFRONT = msgspec.structs.replace(OFFER, extra={**OFFER.extra, "paymentFlow": "upfront"})
+#: 1 USD is 10⁶ atomic units of the offers' token, so an atomic unit is worth 1,000 nano-USD.
+PRICE = 10_000_000
+AMOUNT = PRICE // 1_000
 
-#: What settling does, and what it says: moved or not, and the outcome that is told.
+#: What settling does, and what it answers: moved or not, and the outcome that the gateway gets.
 MOVES, FAILS, LOSES_ANSWER, LOSES_REQUEST = "moves", "fails", "loses answer", "loses request"
 
 
