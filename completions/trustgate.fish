@@ -725,7 +725,7 @@ complete -c trustgate -n '__trustgate_in \'trustgate payment set\'' -l network -
 complete -c trustgate -n '__trustgate_in \'trustgate payment set\'' -l pay-to -x -d 'Your wallet on that network; one for each --network'
 complete -c trustgate -n '__trustgate_in \'trustgate payment set\'' -l asset -x -d 'The token, worth one USD; once for all networks, or once for each'
 complete -c trustgate -n '__trustgate_in \'trustgate payment set\'' -l facilitator -x -d 'The facilitator that settles: its URL, or embedded (this gateway; Solana)'
-complete -c trustgate -n '__trustgate_in \'trustgate payment set\'' -l unchecked -d 'Save an offer on an EVM network although its facilitator cannot be reached now; doctor asks it later'
+complete -c trustgate -n '__trustgate_in \'trustgate payment set\'' -l unchecked -d 'Save an offer on an EVM network although its facilitator cannot be reached now; doctor checks it later'
 complete -c trustgate -n '__trustgate_in \'trustgate payment set\'' -l price -x -d 'The price of every request, or passports: the prices of passports'
 complete -c trustgate -n '__trustgate_in \'trustgate payment set\'' -l top-up -x -d 'The amount of a prepaid top-up'
 complete -c trustgate -n '__trustgate_in \'trustgate payment set\'' -l flow -x -a 'authorization upfront' -d 'When a payment is settled: once there is an answer, or upfront, before the LLM server is asked; where that fails, the payment is credited'

@@ -984,7 +984,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--pay-to|any|Your wallet on that network; one for each --network',
             '--asset|any|The token, worth one USD; once for all networks, or once for each',
             '--facilitator|any|The facilitator that settles: its URL, or embedded (this gateway; Solana)',
-            '--unchecked||Save an offer on an EVM network although its facilitator cannot be reached now; doctor asks it later',
+            '--unchecked||Save an offer on an EVM network although its facilitator cannot be reached now; doctor checks it later',
             '--price|any|The price of every request, or passports: the prices of passports',
             '--top-up|any|The amount of a prepaid top-up',
             '--flow|words:authorization upfront|When a payment is settled: once there is an answer, or upfront, before the LLM server is asked; where that fails, the payment is credited',

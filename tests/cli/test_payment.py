@@ -72,7 +72,7 @@ def test_without_a_network_an_offer_is_kept_unchecked_and_off_needs_no_terms(eit
     assert (refused.returncode, "--unchecked" in refused.stderr, "examples/agent" in refused.stderr) == (1, True, True)
     kept = either_home.cli_json("payment", "set", tenant, *network, "--unchecked")
     assert [offer["network"] for offer in kept["terms"]["offers"]] == ["eip155:84532"]
-    assert any("was not checked: trustgate doctor" in note for note in kept["notes"])
+    assert any("was not checked. To check it later: trustgate doctor" in note for note in kept["notes"])
     wrong = either_home.cli("payment", "set", tenant, *network, "--unchecked", "--asset", "usdd", check=False)
     assert (wrong.returncode, "usdd" in wrong.stderr) == (2, True)
 

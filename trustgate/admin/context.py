@@ -117,7 +117,7 @@ class OtherProcesses(Protocol):
     async def put_noted(self, note: str, *records: Record | PriceChange | PriceList | PseudonymKey) -> None:
         """Store records that are to be counted anew, while the note of that is there.
 
-        Raises ``Conflict`` where it is not: another command, which this one should have kept waiting, has counted.
+        Raises ``Conflict`` where it is not: another command has counted, which should have waited for this one.
         """
         ...
 

@@ -122,10 +122,10 @@ class FlushState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AnchorFlush(Command[FlushState], frozen=True, kw_only=True, tag="anchor.flush"):
-    """Begin an anchor of everything since the last one, or ask how it goes: answers within a second or so.
+    """Begin an anchor of everything since the last one, or look how far it is: answers within a second or so.
 
-    Asking again with the same ``flush`` (an id of the caller's making) goes on with the same one, until there is an
-    outcome. What is None is as the settings say.
+    Sent again with the same ``flush`` (an id of the caller's making) it goes on with the same one, until there is an
+    outcome. What is None is as the settings have it.
     """
 
     flush: str
@@ -243,7 +243,7 @@ class ArchiveState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArchiveReceipts(Command[ArchiveState], frozen=True, kw_only=True, tag="archive.receipts"):
-    """Move receipts of before a time into Parquet files, or ask how it goes: as ``AnchorFlush`` does."""
+    """Move receipts of before a time into Parquet files, or look how far that is: as ``AnchorFlush`` does."""
 
     order: str
     before_us: int

@@ -142,7 +142,7 @@ class ReconcileState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PaymentReconcile(Command[ReconcileState], frozen=True, kw_only=True, tag="payment.reconcile"):
-    """Look at what is open, or ask how it goes: as ``AnchorFlush`` does, with ``reconcile`` an id of the caller's."""
+    """Look at what is open, or how far that is: as ``AnchorFlush`` does, with ``reconcile`` an id of the caller's."""
 
     reconcile: str
     result = ReconcileState
@@ -317,7 +317,7 @@ class AuditState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BooksAudit(Command[AuditState], frozen=True, kw_only=True, tag="books.audit"):
-    """Hold all the books against each other, or ask how it goes: as ``AnchorFlush`` does."""
+    """Compare all the books with each other, or look how far that is: as ``AnchorFlush`` does."""
 
     audit: str
     result = AuditState

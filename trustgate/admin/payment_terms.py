@@ -196,9 +196,12 @@ async def _checked(context: AdminContext, wanted: OfferWanted) -> tuple[Offer, s
             keep = "" if is_solana(network) else " To save the offer all the same: --unchecked."
             error.hint = f"{error.hint or ''}{keep} To try payments without a network: examples/agent".strip()
             raise
-        offer = await make(spec._replace(asks_facilitator=False))
+        offer = await make(spec._replace(checks_facilitator=False))
         where = network_name(network)
-        return offer, f"{error.message} Whether it settles on {where} was not checked: trustgate doctor asks it."
+        return (
+            offer,
+            f"{error.message} Whether it settles on {where} was not checked. To check it later: trustgate doctor",
+        )
 
 
 def _facilitator_for(settings: Settings, network: str) -> str:

@@ -13,7 +13,7 @@ class SubscriberState(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     name: str
     kinds: tuple[str, ...]
-    #: "" for a program. Without the most of its path and query, which let people in at many receivers.
+    #: "" for a program. Without most of its path and query: at many receivers these are the only secret.
     url: str
     command: tuple[str, ...]
     is_private: bool

@@ -82,7 +82,7 @@ UncheckedOption = Annotated[
     bool,
     typer.Option(
         "--unchecked",
-        help="Save an offer on an EVM network although its facilitator cannot be reached now; doctor asks it later.",
+        help="Save an offer on an EVM network although its facilitator cannot be reached now; doctor checks it later.",
     ),
 ]
 PriceOption = Annotated[

@@ -81,7 +81,7 @@ def repeatable(context: typer.Context, command: C) -> Iterator[tuple[C, str]]:
 
 
 def repeated_note(typed_before: str) -> str:
-    """Returns what to say of a command that was carried out before. ``typed_before``: as ``repeatable`` yields it."""
+    """Returns the note on a command that was carried out before. ``typed_before``: as ``repeatable`` yields it."""
     if not typed_before:
         return "That reference was used before, for the same amount: nothing was changed now."
     return (
@@ -100,7 +100,7 @@ def note_in_json(change: BalanceChange, typed_before: str) -> None:
 
 
 class _Kept:
-    """The file of one command, locked while its process lives; ``path`` None: none could be written."""
+    """The file of one command, locked while its process runs; ``path`` None: none could be written."""
 
     def __init__(self, typed: _Typed, path: Path | None, descriptor: int = -1, *, before: str = "") -> None:
         self.typed = typed
@@ -122,17 +122,17 @@ class _Kept:
             folder.mkdir(mode=0o700, exist_ok=True)
             give_to_owner(settings.home, folder)
             where = (settings.store.url or "") if remote is None else remote.url
-            words = hashlib.sha256(where.encode() + b"\0" + msgspec.json.encode(command)).hexdigest()[:32]
-            return cls._left(folder, words, typed.typed_us) or cls._new(settings.home, folder, words, typed)
+            digest = hashlib.sha256(where.encode() + b"\0" + msgspec.json.encode(command)).hexdigest()[:32]
+            return cls._left(folder, digest, typed.typed_us) or cls._new(settings.home, folder, digest, typed)
         except (OSError, HomeUnusable):
             kept = cls(typed, None)
             kept.note_reference()
             return kept
 
     @classmethod
-    def _left(cls, folder: Path, words: str, at_us: int) -> _Kept | None:
+    def _left(cls, folder: Path, digest: str, at_us: int) -> _Kept | None:
         """Returns the file of a process that has ended without an answer; removes those that are too old."""
-        for path in sorted(folder.glob(f"{words}.*")):
+        for path in sorted(folder.glob(f"{digest}.*")):
             descriptor = _locked(path)
             if descriptor < 0:
                 continue  # its process still runs
@@ -147,8 +147,8 @@ class _Kept:
         return None
 
     @classmethod
-    def _new(cls, home: Path, folder: Path, words: str, typed: _Typed) -> _Kept:
-        path = folder / f"{words}.{secrets.token_hex(4)}"
+    def _new(cls, home: Path, folder: Path, digest: str, typed: _Typed) -> _Kept:
+        path = folder / f"{digest}.{secrets.token_hex(4)}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         os.write(descriptor, msgspec.json.encode(typed))
@@ -157,7 +157,7 @@ class _Kept:
         return cls(typed, path, descriptor)
 
     def note_reference(self) -> None:
-        """Tell the operator by what reference the command can be repeated, where no file remembers it."""
+        """Show the reference by which the command can be repeated, where no file has it."""
         if self.path is None:
             render.say(f"To repeat this safely, add: --reference '{self.typed.reference}'", to_stderr=True)
 
@@ -171,7 +171,7 @@ class _Kept:
 
 
 def _locked(path: Path) -> int:
-    """Returns a descriptor of a file that no living process has locked, locked; -1: one has, or it is gone."""
+    """Lock a file that no running process has locked. Returns its descriptor; -1: one has, or it is gone."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:

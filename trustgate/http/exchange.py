@@ -152,7 +152,7 @@ class Exchange:
         return rest
 
     def feed_all(self, data: bytes) -> None:
-        """Take in the whole body of a request that tells its length, where it has come with its head."""
+        """Take in the whole body of a request with a Content-Length, where it has come with its head."""
         self.is_whole = True
         self._missing = 0
         self._expects_continue = False

@@ -26,7 +26,7 @@ SECRET_PREFIX = "whsec_"  # noqa: S105 - not a secret
 SUBSCRIBERS_MOST = 32
 _SECRET_BYTES = 24
 _URL_MOST = 2_000
-#: Characters at the end of a URL that tell two of one receiver apart.
+#: Characters at the end of a URL by which two of one receiver are told apart.
 _URL_SHOWN = 4
 _NAME_MOST = 100
 _WORDS_MOST = 64

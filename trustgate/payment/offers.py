@@ -51,8 +51,8 @@ class OfferSpec(NamedTuple):
     #: The same, of the token's EIP-712 domain; on EVM alone.
     name: str = ""
     version: str = ""
-    #: False: the facilitator cannot be reached, and is taken at its name; on EVM networks alone.
-    asks_facilitator: bool = True
+    #: Whether the facilitator has to confirm that it settles there; False on EVM networks alone.
+    checks_facilitator: bool = True
 
 
 class _Token(NamedTuple):
@@ -95,11 +95,11 @@ async def make_offer(spec: OfferSpec, facilitators: Facilitators, nodes: Nodes) 
     else:
         token = await _evm_token(spec, network, nodes, None if known is None else known.decimals)
     facilitators.check_key(facilitator)
-    if spec.asks_facilitator:
+    if spec.checks_facilitator:
         extra = token.extra | await extra_of(facilitators, facilitator, network)
     elif is_solana(network):
         raise InvalidRequest(
-            "On Solana the facilitator has to be asked: it names who pays the network's fees.",
+            "On Solana the facilitator must be reachable: its answer names the account that pays the network's fees.",
             param="facilitator",
             code="facilitator_unavailable",
             hint="Let the gateway settle by itself: trustgate payment keygen, and --facilitator embedded",

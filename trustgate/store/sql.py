@@ -59,12 +59,15 @@ class SqlDialect(ABC):
     name: ClassVar[str]
 
     def part(self, column: str, parts: int, number: int) -> str:
-        """Returns a condition that each value of a text column meets for one number, from 0 to ``parts`` - 1."""
+        """Returns a condition that each value of a text column meets for one number alone, from 0 to ``parts`` - 1.
+
+        Raises NotImplementedError where ``too_little_memory`` names no error.
+        """
         raise NotImplementedError
 
     @property
     def too_little_memory(self) -> tuple[type[Exception], ...]:
-        """What is raised where the groups of a statement do not fit into the memory, for which ``part`` is."""
+        """The errors of a statement whose groups do not fit into memory: it is done in parts then (``part``)."""
         return ()
 
     @abstractmethod

@@ -38,7 +38,7 @@ _GROUPS = {
 }
 
 
-#: How many times as many parts are tried where groups do not fit into memory, and where it is given up.
+#: By how much the number of parts is multiplied while groups do not fit into memory, and the largest that is tried.
 _MORE_PARTS = 4
 _MOST_PARTS = 4**6
 

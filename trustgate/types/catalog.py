@@ -10,7 +10,7 @@ from trustgate.types.callers import SERVICE_PREFIX
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What each thing that is counted costs. None: nothing is said of it, and models.pricing has the rule for it.
+    """What each thing that is counted costs. None: it is not given, and models.pricing has the rule for it.
 
     Pico-USD a token and a character; nano-USD a call, an image, a second of audio and a search.
     """

@@ -1,4 +1,4 @@
-"""How tenants pay, and what they have paid: offers, terms, payments, credits of the operator's."""
+"""How tenants pay, and what they have paid: offers, terms, payments, credits that operators gave."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
 All tenants share an upstream's account, so an id in a body is either one that this gateway gave to the same tenant
 (``uses``), or one of an object that its operator may have made for everybody (a vector store, a container, a skill:
 ``shared``): where it is not the tenant's own, it is refused unless the plan allows the member. What no tenant can own
-(the audio of an earlier answer, a source that reads everybody's, a tunnel into the operator's network) steers. What
-passes: a ``connector_id``, which is the name of a service and comes with the caller's own token for it, and the ids
-that one request gives its own calls (``call_id``, ``caller_id``, ``tool_use_id``). Sources: OpenAI API reference,
+(the audio of an earlier answer, a source of what all tenants have kept, a tunnel into the operator's network) steers.
+What passes: a ``connector_id``, which is the name of a service and comes with the caller's own token for it, and the
+ids that one request gives its own calls (``call_id``, ``caller_id``, ``tool_use_id``). Sources: OpenAI API reference,
 "Responses", "Chat" (``audio.id``), "Files", "Assistants", "Evals", "Fine-tuning"; Anthropic API reference, "Messages"
 (``container``, ``file_id``, ``skill_id``). Ids at a body's top level that not all its servers read: ``api.members``.
 """
@@ -23,8 +23,8 @@ from trustgate.gateway.api.object_ids import Kind
 #: of which none counts in a body without that part. A single byte is found much faster than two.
 Marks = tuple[tuple[bytes, tuple[bytes, ...]], ...]
 #: In OpenAI's and Anthropic's own words; what is in escapes may be any of them. An ``audio`` or a ``voice`` counts
-#: where it is an object with an ``id``. A chat request may be made a response of behind this gateway (LiteLLM), and a
-#: message of Claude's: it is looked through for what those name.
+#: where it is an object with an ``id``. Behind this gateway a chat request may be turned into a response (LiteLLM), or
+#: into a message of Claude's: it is looked through for what those name.
 RESPONSES_MARKS: Marks = (
     (b"_", (b"file_id", b"store_id", b"skill_id", b"tunnel_id", b"litellm_proxy")),
     (b'"', (b'"container',)),

@@ -49,7 +49,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     summary: str
     method: Method = "POST"
     body: Body = "json"
-    #: What a form without one of its required fields is told besides.
+    #: What the refusal of a form that lacks a required field ends with.
     form_hint: str = ""
     #: A form that may be sent as JSON as well.
     takes_json: bool = False
@@ -95,7 +95,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     counts: bool = False
     #: Servers have it beside ``/v1``, not below it.
     at_root: bool = False
-    # What follows from the others, worked out when it is made: each request asks for these.
+    # What follows from the others, worked out when it is made, since each request needs these.
     #: Whether a request costs something by itself: not one that looks at, lists, ends or counts.
     is_sold: bool = False
     #: Names no upstream's ids and gives none out: the usual case.

@@ -203,7 +203,7 @@ def judge(members: Members, wire: frozenset[str], *, generates: bool) -> JudgedM
 _Kind = Literal["", "steering", "elsewhere", "bound", "choices", "nested", "metadata", "alike"]
 
 #: Members of one API that servers behind this gateway read in others too, or that name what it does not remember:
-#: LiteLLM makes a response of a chat request and takes these along (its bridge to ``/responses``), xAI answers later
+#: LiteLLM turns a chat request into a response, with these members (its bridge to ``/responses``), xAI answers later
 #: what is ``deferred``, and Anthropic keeps a ``thread`` under the ids of its messages. An endpoint whose wire type has
 #: such a member reads it itself. Not among them: Anthropic's ``diagnostics``, whose ``previous_message_id`` has digests
 #: compared and nothing shown, and tokens that only the same organisation, body and minutes make valid.
@@ -211,7 +211,7 @@ _ELSEWHERE = frozenset(("previous_response_id", "conversation", "prompt", "backg
 
 
 def _goes_on_elsewhere(name: str, raw: bytes) -> bool:
-    """Returns whether such a member names what an upstream keeps, or asks for an answer that comes later."""
+    """Returns whether such a member names what an upstream keeps, or wants an answer that comes later."""
     if name in ("background", "deferred"):
         return raw == b"true"
     if name == "prompt":

@@ -261,7 +261,7 @@ def read_response(request: ResponsesRequest) -> Call:
 def _is_function(tool: bytes) -> bool:
     """Returns whether a tool of a chat request is the caller's own function, as nearly all are, from how it begins.
 
-    It may say so and be another to a reader who takes the last of two members: the one that has a model is looked for.
+    One with two ``type`` members is another to a server that takes the last: the type that has a model is looked for.
     """
     return tool.startswith(_FUNCTION) and b"image_generation" not in tool and b"\\u" not in tool
 

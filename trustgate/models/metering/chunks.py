@@ -229,7 +229,7 @@ class StreamMeter:
             return
         before = self._counts
         if before is not None and counts.usage.completion_tokens < before.usage.completion_tokens:
-            # It says less than is known: what came since the report before it is still in no report.
+            # It has less than is known: what came since the report before it is still in no report.
             return
         self._stale = False
         if (

@@ -282,8 +282,8 @@ class MessagesMeter(StreamMeter):
         """Counts are running totals: a later event's figures replace an earlier one's, member by member.
 
         But not with a zero, or with what is no count: servers that translate from another API begin, or end, with
-        those. And what was generated does not become less. Text that came before a report which tells nothing of what
-        was generated is still uncounted.
+        those. And what was generated does not become less. Text that came before a report without a count of what was
+        generated is still uncounted.
         """
         value = read_json(usage)
         if isinstance(value, dict) and value:

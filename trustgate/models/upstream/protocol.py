@@ -35,7 +35,7 @@ _poll = ctypes.PyDLL(None).poll
 
 
 class _PollFd(ctypes.Structure):
-    """What poll(2) is asked of one file descriptor."""
+    """``struct pollfd`` of poll(2)."""
 
     _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
 
@@ -60,8 +60,8 @@ class UpstreamProtocol(ResponseHandler):
         self.heard = False
         #: What has arrived of a head that is not whole; None: the head is read.
         self._head: bytes | None = None
-        #: What ``_poll`` is asked for, made when it first is.
-        self._asked: Any = None
+        #: The argument of ``_poll``, made at its first call.
+        self._poll_fd: Any = None
         self._reader: Reader | None = None
         #: The response that llhttp reads (``_reader`` has read its head), until it is whole.
         self._response: Response | None = None
@@ -112,11 +112,11 @@ class UpstreamProtocol(ResponseHandler):
         transport = self.transport
         if transport is None or transport.is_closing():
             return False
-        asked = self._asked
-        if asked is None:
+        poll_fd = self._poll_fd
+        if poll_fd is None:
             file_descriptor = transport.get_extra_info("socket").fileno()
-            asked = self._asked = ctypes.byref(_PollFd(file_descriptor, select.POLLIN))
-        readable: int = _poll(asked, 1, 0)
+            poll_fd = self._poll_fd = ctypes.byref(_PollFd(file_descriptor, select.POLLIN))
+        readable: int = _poll(poll_fd, 1, 0)
         return readable == 0
 
     def data_received(self, data: bytes) -> None:
