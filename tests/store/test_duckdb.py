@@ -703,7 +703,7 @@ async def test_more_groups_than_fit_into_memory_are_added_up_in_parts(
 
     monkeypatch.setattr(DuckDBDialect, "part", counted)
     store = await open_store(tmp_path / "trustgate.duckdb")
-    users = [f"{number}-{'u' * 200}" for number in range(12_000)]
+    users = [f"{number}-{'u' * 400}" for number in range(12_000)]
     for start in range(0, len(users), 4_000):
         entries = [
             make_entry(seq, v=5, end_user=users[seq - 1], tenant="tenant_1", key=f"key_{seq}")
