@@ -302,7 +302,7 @@ class _Result(msgspec.Struct):
 def _plus(sums: Usage, line: bytes, prompt_estimate: int) -> Usage:
     """Returns the sum with what one line of results used; of a line that failed nothing.
 
-    ``prompt_estimate``: what counts for the prompt of an answer that tells no usage.
+    ``prompt_estimate``: what counts for the prompt of an answer without usage.
     """
     try:
         result: Any = msgspec.json.decode(line, type=_Result) if line.strip() else None

@@ -281,7 +281,7 @@ class Pipeline:
                     if relaying is not None:
                         await relaying
                         if answer.events is not None:
-                            watch.stop()  # it takes the end of the exchange for a client that leaves
+                            watch.stop()  # to it the end of the exchange looks like a client that leaves
                             await answer.events.wait_for_end()
                 finally:
                     closing = answer.let_go()

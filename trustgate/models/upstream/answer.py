@@ -180,7 +180,7 @@ class EventStream:
         """Returns the frames that a chunk completes, metered; none behind the stream's last event.
 
         What a server sends behind its own end is neither counted nor passed on: the receipt is closed at that end, and
-        where TCP cuts the stream must not decide what it says.
+        its figures must not depend on where TCP cuts the stream.
         """
         if self.meter.done:
             return []
