@@ -158,6 +158,8 @@ def write_table(lines: Path, to: Path, columns: dict[str, str], kind: Literal["c
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": "512MB",
         "threads": 2,
+        # What does not fit goes beside the lines; DuckDB's own choice is the folder that the command was typed in.
+        "temp_directory": f"{lines}.tmp",
         "autoinstall_known_extensions": False,
     }
     try:
