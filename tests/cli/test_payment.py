@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.facilitator import FacilitatorDouble
 from tests.support.gateway import Gateway
-from tests.support.processes import wait_until
+from tests.support.processes import PATIENCE_S, wait_until
 from trustgate.types import NANO_USD_PER_USD
 
 WALLET = "0x" + "b6" * 20
@@ -208,6 +208,8 @@ def kill_before_it_has_answered(gateway: Gateway, *arguments: str, done: Callabl
             wait_until(done, "it to be carried out")
         finally:
             child.kill()
+            # What it has locked is free once it has ended.
+            child.wait(PATIENCE_S)
 
 
 def test_a_credit_that_was_killed_before_it_answered_counts_once_when_it_is_typed_again(

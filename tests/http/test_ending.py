@@ -39,7 +39,7 @@ def server(app: App, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def is_refused(server: Server) -> bool:
     try:
         server.connect().close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # reset: it was in the queue of the listener that closed
         return True
     return False
 

@@ -34,7 +34,7 @@ from trustgate.payment.interfaces import OfferFact
 from trustgate.types import Payment, PaymentState
 
 app = typer.Typer(help="Payments (x402): each tenant's terms, and payments received.", no_args_is_help=True)
-payment_terms.register(app)
+payment_terms.add_to(app)
 
 _STYLES = {"delivered": "green", "credited": "green", "unknown": "yellow", "failed": "red"}
 _STATES: tuple[str, ...] = get_args(PaymentState)

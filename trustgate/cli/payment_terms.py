@@ -30,7 +30,7 @@ _NETWORKS = "solana, solana-devnet, base, base-sepolia, or a CAIP-2 id"
 _BY_PASSPORT = "passports"
 
 
-def register(app: typer.Typer) -> None:
+def add_to(app: typer.Typer) -> None:
     """Add the commands to ``payment``'s."""
     app.command("set")(set_)
     app.command("off")(off)

@@ -102,7 +102,7 @@ async def make_offer(spec: OfferSpec, facilitators: Facilitators, nodes: Nodes) 
             "On Solana the facilitator must be reachable: its answer names the account that pays the network's fees.",
             param="facilitator",
             code="facilitator_unavailable",
-            hint="Let the gateway settle by itself: trustgate payment keygen, and --facilitator embedded",
+            hint="Let the gateway settle by itself, with --facilitator embedded. Its key: trustgate payment keygen",
         )
     else:
         extra = token.extra
