@@ -370,8 +370,8 @@ class Faulty(Promises):
         wait_until(lambda: len(self.load.receipts) >= after + 10, "answers after a fault", _PATIENCE_S)
         self.load.rest()
         slowest_s = self.load.slowest_s
-        # What they held is given back, and may be used by others before they come back.
-        begun = CLIENTS if fault.__name__.startswith("swallow") else 0
+        # What they held is given back, and may be used by others before they come back, or wake.
+        begun = CLIENTS if fault.__name__.startswith(("swallow", "sleep")) else 0
         self.check(tenants, was_killed=sum(machine.count for machine in self.machines) > starts, begun=begun)
         _logger.info(
             "round %d: %s, %d answers, the slowest %.1f s, %.0f s in all",

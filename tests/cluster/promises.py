@@ -89,7 +89,7 @@ class Promises:
         Args:
             tenants: Who asked.
             was_killed: A gateway ended, perhaps with receipts in its journal alone.
-            begun: How many answers gateways may have begun that were cut off until their leases were over.
+            begun: How many answers gateways may have begun that were cut off, or asleep, until their leases were over.
         """
         try:
             wait_until(self._all_serve, "all to serve", _PATIENCE_S)
