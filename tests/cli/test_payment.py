@@ -189,7 +189,7 @@ def test_what_a_server_left_is_changed_offline_and_found_by_the_next(home: Gatew
 
 @contextlib.contextmanager
 def full_pipe() -> Iterator[IO[bytes]]:
-    """What nothing more can be written to, and nobody reads."""
+    """A pipe that is full, and that no one reads."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with contextlib.suppress(BlockingIOError):

@@ -20,6 +20,20 @@ def gateway(make_gateway: GatewayFactory, url: str) -> Gateway:
     return make_gateway(upstream="builtin:echo", environment={"TRUSTGATE_STORE_URL": url})
 
 
+@pytest.fixture
+def stoppable(postgres: Postgres | GivenPostgres) -> Postgres:
+    if isinstance(postgres, GivenPostgres):
+        pytest.skip("LEFT OUT: the server that TEST_POSTGRES_URL names cannot be stopped")
+    return postgres
+
+
+@pytest.fixture
+def patient(make_gateway: GatewayFactory, url: str) -> Gateway:
+    """A gateway that may serve for as long as the requests take on a busy machine, with the database away."""
+    environment = {"TRUSTGATE_STORE_URL": url, "TRUSTGATE_STORE_LEASE_S": "60"}
+    return make_gateway(upstream="builtin:echo", environment=environment)
+
+
 def _ask(gateway: Gateway, make_client: ClientFactory, secret: str, times: int) -> None:
     client = make_client(gateway.api_url, secret)
     for _ in range(times):
@@ -46,13 +60,9 @@ def test_it_serves_and_a_kill_loses_nothing(gateway: Gateway, make_client: Clien
 
 
 def test_while_the_database_is_away_receipts_wait_in_the_journal(
-    make_gateway: GatewayFactory, make_client: ClientFactory, url: str, postgres: Postgres | GivenPostgres
+    patient: Gateway, make_client: ClientFactory, stoppable: Postgres
 ) -> None:
-    if isinstance(postgres, GivenPostgres):
-        pytest.skip("LEFT OUT: the server that TEST_POSTGRES_URL names cannot be stopped")
-    # It may serve for as long as the requests take on a busy machine.
-    environment = {"TRUSTGATE_STORE_URL": url, "TRUSTGATE_STORE_LEASE_S": "60"}
-    gateway = make_gateway(upstream="builtin:echo", environment=environment)
+    gateway, postgres = patient, stoppable
     secret = gateway.add_tenant(plan="internal")  # nothing is to be asked of the database to admit it
     gateway.start()
     _ask(gateway, make_client, secret, 2)
@@ -69,12 +79,9 @@ def test_while_the_database_is_away_receipts_wait_in_the_journal(
 
 
 def test_what_a_journal_alone_has_is_taken_in_by_a_command_and_is_not_left_behind_by_a_move(
-    make_gateway: GatewayFactory, make_client: ClientFactory, url: str, postgres: Postgres | GivenPostgres
+    patient: Gateway, make_client: ClientFactory, url: str, stoppable: Postgres
 ) -> None:
-    if isinstance(postgres, GivenPostgres):
-        pytest.skip("LEFT OUT: the server that TEST_POSTGRES_URL names cannot be stopped")
-    environment = {"TRUSTGATE_STORE_URL": url, "TRUSTGATE_STORE_LEASE_S": "60"}
-    gateway = make_gateway(upstream="builtin:echo", environment=environment)
+    gateway, postgres = patient, stoppable
     on_file = Gateway(gateway.home)
     secret = gateway.add_tenant(plan="internal")
     gateway.start()

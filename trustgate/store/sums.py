@@ -58,17 +58,15 @@ def _groups(
         The groups; in the order of the query within each part alone.
     """
     dialect = dialect_of(connection)
-    parts = 1
+    parts, conditions = 1, ["true"]
     while True:
-        conditions = (
-            [dialect.part(column, parts, number) for number in range(parts)] if column and parts > 1 else ["true"]
-        )
         try:
             return [row for condition in conditions for row in connection.execute(query(condition), values).fetchall()]
         except dialect.too_little_memory:
             if column is None or parts >= _MOST_PARTS:
                 raise
             parts *= _MORE_PARTS
+            conditions = [dialect.part(column, parts, number) for number in range(parts)]
 
 
 class Sources(NamedTuple):
