@@ -15,21 +15,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from msgspec import UnsetType
 from msgspec.structs import replace
 
 from trustgate.access.budget_counter import BudgetStanding
 from trustgate.access.quota import Quota, QuotaUsage
+from trustgate.admin.audit_payments import expected_of, figures_of, pack, payment_number, recorded_by, seq_of
+from trustgate.admin.audit_quotas import ADMISSION_US, QuotaAudit
 from trustgate.admin.background_work import ReportProgress
 from trustgate.admin.money import BooksReport, Difference
 from trustgate.errors import StoreDamaged
-from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
+from trustgate.ids import now_us
 from trustgate.payment.balance import Balances
 from trustgate.receipts.merkle import HASH_BYTES
-from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
+from trustgate.receipts.receipt import FIRST_TPREV, billed_of, leaf_hash
 from trustgate.receipts.tiles import TILE_WIDTH, Edge, TileId
 from trustgate.receipts.tree import Tree
 from trustgate.store import ArchiveFile, PaymentFilter, ReceiptFilter, Store, UsageFilter, UsageRow
@@ -52,12 +53,6 @@ _PAGE_PAYMENTS = 2_000
 #: Leaves hashed before the event loop gets its turn.
 _SLICE = 64
 _MOST_DIFFERENCES = 1_000
-#: Receipts are written as requests end; one that ended so much before an earlier one was dated by another clock.
-_CLOCK_SLACK_US = MICROSECONDS_PER_SECOND // 2
-#: A request counts in the windows that run when it is admitted, which is so much after it arrived at most.
-_ADMISSION_US = 300 * MICROSECONDS_PER_SECOND
-_WINDOWS = ("minute", "day", "month")
-_UNITS = ("requests", "tokens", "cost_nano_usd")
 _SUMS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd")
 
 
@@ -111,7 +106,7 @@ class BooksAuditor:
         self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
         self._windows = None
         if moment.quota is not None:
-            self._windows = _Windows(moment.quota, moment.key_accounts, counts_limited=moment.counts_limited)
+            self._windows = QuotaAudit(moment.quota, moment.key_accounts, counts_limited=moment.counts_limited)
         #: By payment id, as a number: the place of the receipt that records it, with a hash of what it records.
         #: A million of them are 200 MB.
         self._receipt_of: dict[int, int] = {}
@@ -241,12 +236,12 @@ class BooksAuditor:
         if receipt.finish in COUNTED:
             tenant.usage["requests"] += 1
             tenant.usage["estimated"] += receipt.usage_source == "estimate"
-            tenant.usage["billed_nano_usd"] += _billed(counted)
+            tenant.usage["billed_nano_usd"] += billed_of(counted)
             tenant.usage["unpriced"] += receipt.price_known is False
             for member in _SUMS:
                 tenant.usage[member] += getattr(counted, member)
             if entry.seq <= self._archived_seq:
-                use = 1, counted.prompt_tokens + counted.completion_tokens, _billed(counted)
+                use = 1, counted.prompt_tokens + counted.completion_tokens, billed_of(counted)
                 for unit, amount in enumerate(use):
                     self._archived[receipt.tenant, receipt.key][unit] += amount
         elif receipt.finish == "refused":
@@ -268,8 +263,8 @@ class BooksAuditor:
         tenant.charged += charged
         tenant.credited += credited
         if receipt.payment:
-            number = _number(str(receipt.payment))
-            first = self._receipt_of.setdefault(number, _packed(entry.seq, _told(receipt))) >> _HASH_BITS
+            number = payment_number(str(receipt.payment))
+            first = seq_of(self._receipt_of.setdefault(number, pack(entry.seq, recorded_by(receipt))))
             if first != entry.seq:
                 self._differ(_name(entry), f"payment {receipt.payment} is in receipt number {first} already")
         elif receipt.finish == "credited":
@@ -347,12 +342,12 @@ class BooksAuditor:
             after = payments[-1].id
             self._report(f"Read {self._sums['payments']:,} payments")
         for packed in self._receipt_of.values():
-            entry = await self._entry(packed >> _HASH_BITS)
+            entry = await self._entry(seq_of(packed))
             self._differ(_name(entry), f"it names payment {entry.receipt.payment}, which the ledger does not have")
 
     async def _check_payment(self, payment: Payment) -> None:
         self._sums["payments"] += 1
-        packed = self._receipt_of.pop(_number(payment.id), None)
+        packed = self._receipt_of.pop(payment_number(payment.id), None)
         if payment.state in OPEN:
             self._sums["open"] += 1
         if packed is None:
@@ -362,18 +357,18 @@ class BooksAuditor:
                 self._differ(f"payment {payment.id}", f"it is {payment.state}, and no receipt records it")
             return
         self._sums["paid"] += payment.value_nano_usd
-        seq = packed >> _HASH_BITS
-        if packed == _packed(seq, _expected(payment)):
+        seq = seq_of(packed)
+        if packed == pack(seq, expected_of(payment)):
             return
         entry = await self._entry(seq)
         if payment.state not in PAID:
             self._differ(f"payment {payment.id}", f"it is {payment.state}, and {_name(entry)} records it as paid")
-        for what, theirs, ours in _figures(entry.receipt, payment):
+        for what, theirs, ours in figures_of(entry.receipt, payment):
             if theirs != ours:
                 self._differ(_name(entry), f"payment {payment.id}: its {what} is {theirs}, in the ledger {ours}")
 
     def _may_be_unread(self, payment: Payment) -> bool:
-        return any(file.last_us >= payment.created_us - _ADMISSION_US for file in self._unread)
+        return any(file.last_us >= payment.created_us - ADMISSION_US for file in self._unread)
 
     async def _entry(self, seq: int) -> Entry:
         (entry,) = await self._store.entries(ReceiptFilter(after_seq=seq - 1, until_seq=seq, limit=1))
@@ -394,67 +389,6 @@ class BooksAuditor:
                 )
 
 
-class _Windows:
-    """The use of the running windows by the receipts, to be held against the counters of the quotas."""
-
-    def __init__(self, quota_usage: QuotaUsage, key_accounts: dict[str, str], *, counts_limited: bool = False) -> None:
-        self._quota_usage = quota_usage
-        self._counts_limited = counts_limited
-        self._key_accounts = key_accounts
-        self._oldest_us = min(quota_usage.windows.starts) - _ADMISSION_US
-        #: What is dated later is of a clock that ran ahead.
-        self._newest_us = max(quota_usage.windows.ends)
-        #: By window and subject: requests, tokens, cost of what arrived in the window, and of what did just before it.
-        self._within: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0, 0])
-        self._before: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0, 0])
-        #: When the latest request so far ended, and the windows that a clock has left and come back to: what was
-        #: counted in them before that is forgotten.
-        self._latest_us = 0
-        self._left: set[int] = set()
-
-    def add(self, receipt: Receipt) -> None:
-        self._look_at_clock(receipt.created_us + receipt.latency_total_ms * 1_000)
-        is_now = self._oldest_us <= receipt.created_us < self._newest_us
-        if not is_now or receipt.finish not in COUNTED:
-            return
-        use = 1, receipt.prompt_tokens + receipt.completion_tokens, _billed(receipt)
-        windows = self._quota_usage.windows
-        for window, (start_us, end_us) in enumerate(zip(windows.starts, windows.ends, strict=True)):
-            if start_us - _ADMISSION_US <= receipt.created_us < end_us:
-                sums = self._within if receipt.created_us >= start_us else self._before
-                for subject in (receipt.tenant, self._key_accounts.get(receipt.key, receipt.key)):
-                    for unit, amount in enumerate(use):
-                        sums[window, subject][unit] += amount
-
-    def _look_at_clock(self, ended_us: int) -> None:
-        """Note the running windows that lie between the end of a request and that of one before it."""
-        if ended_us < self._latest_us - _CLOCK_SLACK_US:
-            starts = self._quota_usage.windows.starts
-            self._left |= {window for window, start_us in enumerate(starts) if ended_us < start_us <= self._latest_us}
-        self._latest_us = max(self._latest_us, ended_us)
-
-    def differences(self) -> Iterator[tuple[str, str]]:
-        """A request in flight counts with its hold, so a subject that has some is held to its least alone."""
-        counters = self._quota_usage.counters
-        subjects = set(counters)
-        if not self._counts_limited:
-            subjects |= {subject for _, subject in self._within}
-        for subject in sorted(subjects):
-            parallel, used = counters.get(subject, (0, ((0, 0, 0),) * len(_WINDOWS)))
-            for window, name in enumerate(_WINDOWS):
-                if window in self._left:
-                    continue
-                least = self._within[window, subject]
-                most = [a + b for a, b in zip(least, self._before[window, subject], strict=True)]
-                for unit, unit_name in enumerate(_UNITS):
-                    counted = used[window][unit]
-                    if counted < least[unit] or (not parallel and counted > most[unit]):
-                        yield (
-                            f"quota of {subject}",
-                            f"{unit_name} of this {name}: {counted} counted, by its receipts {least[unit]}",
-                        )
-
-
 def _gaps(found: list[int], done: int, until: int) -> str:
     """Returns what is wrong with the numbers of a page that should have ``done`` + 1 to ``until``."""
     expected = set(range(done + 1, until + 1))
@@ -472,67 +406,7 @@ def _name(entry: Entry) -> str:
     return f"receipt {entry.receipt.id} (number {entry.seq})"
 
 
-def _number(payment_id: str) -> int:
-    """Returns the digits of an id as a number, which takes less memory; of anything else its hash."""
-    try:
-        return int(payment_id.removeprefix("pay_"), 16)
-    except ValueError:
-        return hash(payment_id)
-
-
 def _money(receipt: Receipt) -> tuple[int, int]:
     """Charged and credited, nano-USD; 0 for a receipt of version 1."""
     charged, credited = receipt.charged_nano_usd, receipt.credited_nano_usd
     return charged if isinstance(charged, int) else 0, credited if isinstance(credited, int) else 0
-
-
-_HASH_BITS = 64
-
-
-def _packed(seq: int, told: tuple[object, ...]) -> int:
-    return seq << _HASH_BITS | hash(told) & (1 << _HASH_BITS) - 1
-
-
-def _told(receipt: Receipt) -> tuple[object, ...]:
-    """Returns the members of a receipt that describe its payment."""
-    return (
-        *(receipt.tenant, receipt.key, receipt.credited_nano_usd, receipt.payment_amount, receipt.payment_asset),
-        *(receipt.payment_network, receipt.payment_transaction, receipt.payment_payer),
-        "" if receipt.finish == "credited" else receipt.id,
-    )
-
-
-def _expected(payment: Payment) -> tuple[object, ...]:
-    """Returns what the receipt of a payment that has come to its end has to tell; of another one nothing that it
-    could.
-    """
-    offer = payment.offer
-    return (
-        *(payment.tenant_id, payment.key_id, payment.value_nano_usd, payment.amount, offer.asset),
-        *(offer.network, payment.transaction, payment.payer),
-        {"delivered": payment.receipt_id, "credited": ""}.get(payment.state),
-    )
-
-
-def _figures(receipt: Receipt, payment: Payment) -> Iterator[tuple[str, object, object]]:
-    """Yields what a receipt and the ledger both say of a payment: the figure's name, the receipt's, the ledger's."""
-    offer = payment.offer
-    yield "tenant", receipt.tenant, payment.tenant_id
-    yield "key", receipt.key, payment.key_id
-    yield "value", receipt.credited_nano_usd, payment.value_nano_usd
-    yield "amount", receipt.payment_amount, payment.amount
-    yield "asset", receipt.payment_asset, offer.asset
-    yield "network", receipt.payment_network, offer.network
-    yield "transaction", receipt.payment_transaction, payment.transaction
-    yield "payer", receipt.payment_payer, payment.payer
-    if payment.state == "delivered":
-        yield "receipt", receipt.id, payment.receipt_id
-    if payment.state in ("delivered", "credited"):
-        # Of a request whose answer broke off, or failed after it was paid for, the payment is on the balance.
-        is_delivered = receipt.finish in COUNTED and (receipt.finish != "upstream_cut" or payment.state == "delivered")
-        yield "end", "delivered" if is_delivered else "credited", payment.state
-
-
-def _billed(receipt: Receipt) -> int:
-    """Returns what a request was billed at; before version 3 that was its cost."""
-    return receipt.cost_nano_usd if isinstance(receipt.billed_nano_usd, UnsetType) else receipt.billed_nano_usd
