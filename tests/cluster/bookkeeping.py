@@ -24,7 +24,7 @@ from trustgate.cluster.books import Books, give_back
 from trustgate.cluster.changes import KnownChanges
 from trustgate.cluster.connections import closing_session, opening_session
 from trustgate.cluster.drafts import Drafts
-from trustgate.cluster.operations import SharedCounters, SharedHold, Use
+from trustgate.cluster.holds import SharedCounters, SharedHold, Use
 from trustgate.errors import RateLimited, Unavailable
 from trustgate.payment.balance import Balances
 from trustgate.receipts.segment import decode_entry

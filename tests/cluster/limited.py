@@ -19,7 +19,7 @@ from tests.cluster.test_new_limits import LimitedTogether
 from tests.support.postgres import Postgres
 from tests.support.processes import PATIENCE_S
 from trustgate.access.directory import Caller
-from trustgate.cluster.operations import SharedSlot, Use
+from trustgate.cluster.holds import SharedSlot, Use
 from trustgate.errors import RateLimited, Unavailable
 from trustgate.types import Limits
 

@@ -13,7 +13,7 @@ from tests.cluster.bookkeeping import Bookkeeper, bookkeepers, drawer_of, make_c
 from tests.support.postgres import GivenPostgres, Postgres
 from trustgate.access.budgets import Budgets
 from trustgate.access.quota import Ask, Hold, Quota
-from trustgate.cluster.operations import SharedHold, Use
+from trustgate.cluster.holds import SharedHold, Use
 from trustgate.errors import RateLimited
 from trustgate.types import Budget, Limits
 

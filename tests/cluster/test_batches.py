@@ -23,8 +23,8 @@ from trustgate.access.quota import Ask
 from trustgate.cluster import batches, lanes
 from trustgate.cluster.batches import BatchWriter, RowsChanged
 from trustgate.cluster.database import DatabaseAway
+from trustgate.cluster.holds import SharedHold, Use
 from trustgate.cluster.lanes import BatchLane
-from trustgate.cluster.operations import SharedHold, Use
 from trustgate.cluster.row_states import RowStates
 from trustgate.errors import Unavailable
 from trustgate.types import Limits

@@ -30,7 +30,7 @@ from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.quota import Ask, Quota
 from trustgate.cluster import connections
-from trustgate.cluster.operations import SharedHold, Use
+from trustgate.cluster.holds import SharedHold, Use
 from trustgate.cluster.rows import BudgetRow
 from trustgate.cluster.rows_anew import counted_anew, quotas_anew
 from trustgate.errors import RateLimited, Unavailable

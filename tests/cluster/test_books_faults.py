@@ -27,8 +27,8 @@ from trustgate.access.quota import Ask
 from trustgate.cluster import batches, connections, lanes
 from trustgate.cluster.batches import BatchWriter
 from trustgate.cluster.database import DatabaseAway
+from trustgate.cluster.holds import Use
 from trustgate.cluster.lanes import BatchLane
-from trustgate.cluster.operations import Use
 from trustgate.errors import Conflict, Unavailable
 from trustgate.settings import PostgresAddress
 from trustgate.types import Limits

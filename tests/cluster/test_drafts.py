@@ -21,8 +21,8 @@ from trustgate.cluster import drafts as drafts_module
 from trustgate.cluster import nodes
 from trustgate.cluster.books import give_back
 from trustgate.cluster.drafts import Drafts, home_id, part_from_copy
+from trustgate.cluster.holds import Use
 from trustgate.cluster.lasting_work import EndedWork, work_key
-from trustgate.cluster.operations import Use
 from trustgate.cluster.rows import DRAFTS, HomeTaken, done_key
 from trustgate.formats.durable import write_durably
 from trustgate.receipts.diverged import has_asides

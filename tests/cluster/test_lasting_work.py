@@ -26,8 +26,8 @@ from trustgate.cluster import connections
 from trustgate.cluster.connections import closing_session
 from trustgate.cluster.counted_once import counted_by_others
 from trustgate.cluster.drafts import Drafts
+from trustgate.cluster.holds import UnheldMoney, Use
 from trustgate.cluster.lasting_work import EndedWork, work_key
-from trustgate.cluster.operations import UnheldMoney, Use
 from trustgate.cluster.rows import credited_key
 from trustgate.gateway.api.object_ids import ObjectId, ObjectIds
 from trustgate.gateway.api.shared_object_ids import SharedObjectIds

@@ -17,7 +17,7 @@ from tests.support.entries import make_receipt
 from tests.support.postgres import GivenPostgres, Postgres
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.quota import Ask, Quota
-from trustgate.cluster.operations import SharedHold, SharedSlot, Use
+from trustgate.cluster.holds import SharedHold, SharedSlot, Use
 from trustgate.cluster.rows import quota_key
 from trustgate.cluster.rows_anew import quotas_anew
 from trustgate.server.missing_rows import MissingRows, waiting_receipts

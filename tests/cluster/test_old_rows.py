@@ -16,9 +16,9 @@ from tests.support.postgres import GivenPostgres, Postgres
 from trustgate.access.quota import Ask
 from trustgate.cluster import sequencer
 from trustgate.cluster.connections import closing_session, lengthy_session
+from trustgate.cluster.holds import Use
 from trustgate.cluster.lasting_work import EndedWork, work_key
 from trustgate.cluster.old_rows import KEPT_DAYS, remove_old_rows
-from trustgate.cluster.operations import Use
 from trustgate.cluster.rows import OnceRow
 from trustgate.gateway.api.object_ids import ObjectId
 from trustgate.gateway.api.shared_object_ids import SharedObjectIds

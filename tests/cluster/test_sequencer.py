@@ -14,7 +14,7 @@ from tests.cluster.bookkeeping import Bookkeeper, bookkeepers, make_caller
 from tests.support.postgres import GivenPostgres, Postgres
 from trustgate.cluster import roles
 from trustgate.cluster import sequencer as sequencing
-from trustgate.cluster.operations import Use
+from trustgate.cluster.holds import Use
 from trustgate.cluster.roles import Role, RoleLost, Tenure
 from trustgate.cluster.sequencer import Sequencer
 from trustgate.errors import StoreDamaged, Unavailable

@@ -61,6 +61,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/receipts/test_log.py",
         "tests/receipts/test_publisher.py",
     ),
+    "cluster/holds.py": ("tests/cluster/test_books.py", "tests/cluster/test_against_model.py"),
     "cluster/operations.py": (
         "tests/cluster/test_books.py",
         "tests/cluster/test_lasting_work.py",

@@ -24,16 +24,10 @@ from trustgate.access.quota import Ask, ParallelSlot
 from trustgate.cluster.batches import DatabaseClock, Operation, Restore
 from trustgate.cluster.changes import KnownChanges
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
-from trustgate.cluster.lanes import BatchLane
-from trustgate.cluster.lasting_work import EndedWork, HoldWork, LastingWork
-from trustgate.cluster.operations import (
-    Close,
+from trustgate.cluster.holds import (
     Draft,
-    Enter,
     Grant,
-    HoldMoney,
     Late,
-    Open,
     SharedCounters,
     SharedHold,
     SharedMoney,
@@ -41,6 +35,9 @@ from trustgate.cluster.operations import (
     UnheldMoney,
     Use,
 )
+from trustgate.cluster.lanes import BatchLane
+from trustgate.cluster.lasting_work import EndedWork, HoldWork, LastingWork
+from trustgate.cluster.operations import Close, Enter, HoldMoney, Open
 from trustgate.cluster.row_states import RowStates
 from trustgate.cluster.rows import (
     BalanceRow,

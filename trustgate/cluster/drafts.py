@@ -21,8 +21,8 @@ from trustgate.access.budgets import Drawer
 from trustgate.access.directory import Caller
 from trustgate.cluster.books import Books
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
+from trustgate.cluster.holds import Draft
 from trustgate.cluster.lasting_work import EndedWork
-from trustgate.cluster.operations import Draft
 from trustgate.cluster.rows import DRAFTS, HomeTaken, decode_drafts, done_key, encode_drafts
 from trustgate.formats.durable import write_durably
 from trustgate.ids import new_id

@@ -8,7 +8,7 @@ those of the last ``refresh``.
 from __future__ import annotations
 
 from trustgate.cluster.books import Books
-from trustgate.cluster.operations import SharedMoney, UnheldMoney
+from trustgate.cluster.holds import SharedMoney, UnheldMoney
 from trustgate.payment.balance import BalanceHold, Balances
 
 

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 from trustgate.cluster.books import Books
 from trustgate.cluster.database import RETRY_AFTER_S
 from trustgate.cluster.drafts import Drafts
+from trustgate.cluster.holds import Late, SharedHold, SharedMoney, UnheldMoney, Use
 from trustgate.cluster.lasting_work import EndedWork
-from trustgate.cluster.operations import Late, SharedHold, SharedMoney, UnheldMoney, Use
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.receipts.bounds import in_range
 from trustgate.receipts.log import Log

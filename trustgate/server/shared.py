@@ -38,11 +38,11 @@ from trustgate.cluster.connections import (
 )
 from trustgate.cluster.database import RETRY_AFTER_S, DatabaseConnection, DatabaseSession, at_work
 from trustgate.cluster.drafts import Drafts, home_id, part_from_copy
+from trustgate.cluster.holds import SharedCounters
 from trustgate.cluster.lasting_work import EndedWork
 from trustgate.cluster.member import Member
 from trustgate.cluster.nodes import bury
 from trustgate.cluster.old_rows import remove_old_rows
-from trustgate.cluster.operations import SharedCounters
 from trustgate.cluster.roles import Role
 from trustgate.cluster.rows import BalanceRow, QuotaRow, look_at_budget
 from trustgate.cluster.rows_anew import balances_anew, counted_anew, heads_anew, quotas_anew, written_anew

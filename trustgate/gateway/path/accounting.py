@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
-from trustgate.cluster.operations import SharedHold
+from trustgate.cluster.holds import SharedHold
 from trustgate.errors import RateLimited, TrustGateError
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.object_ids import ObjectId

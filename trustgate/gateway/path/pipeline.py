@@ -34,7 +34,7 @@ from starlette.types import Receive, Scope, Send
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.plans import check_end_user, check_plan, check_priced
 from trustgate.access.quota import Ask, Hold, ParallelSlot
-from trustgate.cluster.operations import SharedHold
+from trustgate.cluster.holds import SharedHold
 from trustgate.errors import (
     InvalidRequest,
     RateLimited,

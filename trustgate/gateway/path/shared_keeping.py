@@ -13,8 +13,8 @@ from typing import Any
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, ParallelSlot
 from trustgate.cluster.books import limits_parallel
+from trustgate.cluster.holds import SharedHold, SharedSlot, Use
 from trustgate.cluster.lasting_work import EndedWork, LastingWork, work_key
-from trustgate.cluster.operations import SharedHold, SharedSlot, Use
 from trustgate.cluster.shared_balances import SharedBalanceHold
 from trustgate.cluster.shared_log import SharedLog
 from trustgate.gateway.api.object_ids import Kind, ObjectId
