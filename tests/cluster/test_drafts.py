@@ -182,7 +182,7 @@ async def test_a_home_and_its_copy_put_on_record_once_what_both_have_in_their_jo
     async with bookkeepers(url, 2) as [one, two]:
 
         async def take_in_aside() -> None:
-            """As ``server.shared`` does where the home has parted from its copy."""
+            """As ``server.shared_start`` does where the home has parted from its copy."""
             await asyncio.gather(*(one.books.close_late(each.receipt, each.secret, None, who=who) for each in left))
 
         async def go_on() -> None:
