@@ -26,7 +26,7 @@ from trustgate.receipts.merkle import root_of
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
 from trustgate.settings import PostgresAddress, Settings
 from trustgate.store import open_store
-from trustgate.store.base import ReceiptFilter
+from trustgate.store.queries import ReceiptFilter
 from trustgate.types import Entry
 
 _logger = logging.getLogger(__name__)

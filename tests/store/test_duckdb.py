@@ -34,8 +34,8 @@ from trustgate.errors import (
 )
 from trustgate.models.pricing import price_hash
 from trustgate.store import PaymentFilter, ReceiptFilter, UsageFilter, engine, migrations, open_store
-from trustgate.store.base import BudgetUseFilter
 from trustgate.store.duckdb import DuckDBStore
+from trustgate.store.queries import BudgetUseFilter
 from trustgate.store.rows import (
     ALIASES,
     ANCHORS,

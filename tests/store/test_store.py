@@ -33,7 +33,7 @@ from trustgate.store import (
     open_store,
 )
 from trustgate.store import entries as entries_module
-from trustgate.store.base import UsageGroup
+from trustgate.store.queries import UsageGroup
 from trustgate.types import (
     COUNTED,
     Alias,

@@ -22,7 +22,7 @@ from trustgate.receipts.bounds import in_range
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.receipt import canonical
 from trustgate.store import ExportFilter, PaymentFilter, ReceiptFilter, Store, UsageFilter, open_store
-from trustgate.store.base import SUM_MOST, UsageGroup
+from trustgate.store.queries import SUM_MOST, UsageGroup
 from trustgate.types import Anchor, AnchorAttempt, Entry, Offer, Payment, PaymentState, Receipt
 
 _EXTREMES = st.sampled_from([0, 1, -1, 2**31, 2**53 - 1, 2**53, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**30, -(2**63)])

@@ -34,7 +34,7 @@ from trustgate.receipts.receipt import FIRST_TPREV, billed_of, leaf_hash
 from trustgate.receipts.tiles import TILE_WIDTH, Edge, TileId
 from trustgate.receipts.tree import Tree
 from trustgate.store import ArchiveFile, PaymentFilter, ReceiptFilter, Store, UsageFilter, UsageRow
-from trustgate.store.base import SUM_MOST, BudgetUseFilter
+from trustgate.store.queries import SUM_MOST, BudgetUseFilter
 from trustgate.types import (
     COUNTED,
     OPEN,

@@ -17,7 +17,7 @@ from trustgate.access.directory import Directory
 from trustgate.access.spans import Span
 from trustgate.models.catalog import Catalog
 from trustgate.store import Store
-from trustgate.store.base import BudgetUseFilter
+from trustgate.store.queries import BudgetUseFilter
 from trustgate.types import Budget
 
 #: Sums put into counters before the event loop gets its turn.

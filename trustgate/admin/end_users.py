@@ -12,7 +12,7 @@ from trustgate.admin.budgets import counted_budgets
 from trustgate.admin.context import AdminContext
 from trustgate.errors import InvalidRequest, NotFound
 from trustgate.ids import now_us
-from trustgate.store.base import EndUserUse
+from trustgate.store.queries import EndUserUse
 from trustgate.types import EndUser, Tenant
 
 _LIST_MOST = 10_000

@@ -9,7 +9,7 @@ import msgspec
 from trustgate.admin.commands import Command, Feed
 from trustgate.solana.reports import AnchorAudit, FlushOutcome
 from trustgate.store import ArchiveFile, Compacted, UsageRow
-from trustgate.store.base import UsageGroup
+from trustgate.store.queries import UsageGroup
 from trustgate.types import (
     Anchor,
     Finish,

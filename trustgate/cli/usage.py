@@ -15,7 +15,7 @@ from trustgate.cli.context import JsonOption, with_admin
 from trustgate.cli.output import sink
 from trustgate.errors import InvalidRequest
 from trustgate.store import UsageRow
-from trustgate.store.base import UsageGroup
+from trustgate.store.queries import UsageGroup
 from trustgate.types import ApiKey
 
 _BAR_WIDTH = 16

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from trustgate.errors import ExtraMissing, HomeUnusable
 from trustgate.settings import PostgresAddress
-from trustgate.store.base import (
+from trustgate.store.base import Store
+from trustgate.store.queries import (
     ArchiveFile,
     ArchiveProblem,
     Balance,
@@ -27,7 +28,6 @@ from trustgate.store.base import (
     SetAside,
     State,
     StatementSpan,
-    Store,
     StoredTile,
     StoreInfo,
     TenantHead,

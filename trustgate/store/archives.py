@@ -23,7 +23,7 @@ import msgspec
 
 from trustgate.errors import StoreDamaged, Unavailable
 from trustgate.ids import iso_us
-from trustgate.store.base import ArchiveFile, ArchiveProblem, ReceiptFilter
+from trustgate.store.queries import ArchiveFile, ArchiveProblem, ReceiptFilter
 from trustgate.store.sql import SqlConnection
 
 if TYPE_CHECKING:

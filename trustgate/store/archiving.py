@@ -26,7 +26,7 @@ from trustgate.errors import HomeUnusable, StoreDamaged
 from trustgate.formats.durable import sync
 from trustgate.ids import now_us
 from trustgate.store.archives import Archives, quoted
-from trustgate.store.base import ArchiveFile
+from trustgate.store.queries import ArchiveFile
 from trustgate.store.rows import BILLED, IS_COUNTED
 from trustgate.store.sql import in_transaction
 

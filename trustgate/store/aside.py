@@ -22,8 +22,8 @@ from msgspec.structs import replace
 from trustgate.errors import StoreDamaged, TrustGateError
 from trustgate.ids import now_us
 from trustgate.store.archives import archived_last_seq
-from trustgate.store.base import SetAside, StoredTile
 from trustgate.store.entries import append_rows
+from trustgate.store.queries import SetAside, StoredTile
 from trustgate.store.rows import ENTRY_COLUMNS, ENTRY_SELECT, HASHES, entry_from_row, entry_to_row
 from trustgate.store.sql import SqlConnection, dialect_of, in_transaction
 from trustgate.types import Entry, Receipt

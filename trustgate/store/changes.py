@@ -27,7 +27,7 @@ import msgspec
 from trustgate.errors import StoreTooNew
 from trustgate.formats.durable import write_durably
 from trustgate.ids import now_us
-from trustgate.store.base import Kept
+from trustgate.store.queries import Kept
 from trustgate.types import Alias, Plan
 
 _FORMAT = 1

@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 from trustgate.errors import HomeUnusable, StoreDamaged, StoreIncomplete
 from trustgate.ids import iso_us, now_us
-from trustgate.store.base import Kept
 from trustgate.store.changes import MOST_BYTES, Change, ChangeJournal, FoundChanges, read_changes
 from trustgate.store.marks import Mark, Marked
+from trustgate.store.queries import Kept
 from trustgate.store.sql import SqlConnection
 
 #: Puts a change into the database, within the caller's transaction; of a whole journal's first change also what that

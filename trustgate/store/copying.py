@@ -17,9 +17,9 @@ import duckdb
 
 from trustgate.errors import StoreDamaged, TrustGateError, Unavailable
 from trustgate.formats.durable import sync
-from trustgate.store.base import Compacted, Copied
 from trustgate.store.engine import CHECKPOINT_HEADROOM_BYTES, beside, translate
 from trustgate.store.entries import load_identity
+from trustgate.store.queries import Compacted, Copied
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

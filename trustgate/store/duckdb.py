@@ -19,7 +19,15 @@ from trustgate.ids import now_us
 from trustgate.store.archives import FOLDER, Archives, unavailable
 from trustgate.store.archiving import archive_next, last_before
 from trustgate.store.aside import commit_entries, load_aside
-from trustgate.store.base import (
+from trustgate.store.completeness import Completed, Completion, progress
+from trustgate.store.copying import compact_database, copy_database
+from trustgate.store.engine import Engine
+from trustgate.store.entries import (
+    load_identity,
+)
+from trustgate.store.fitting import fitting
+from trustgate.store.moving import take_identity
+from trustgate.store.queries import (
     ArchiveFile,
     ArchiveProblem,
     Compacted,
@@ -29,14 +37,6 @@ from trustgate.store.base import (
     StoredTile,
     StoreInfo,
 )
-from trustgate.store.completeness import Completed, Completion, progress
-from trustgate.store.copying import compact_database, copy_database
-from trustgate.store.engine import Engine
-from trustgate.store.entries import (
-    load_identity,
-)
-from trustgate.store.fitting import fitting
-from trustgate.store.moving import take_identity
 from trustgate.store.reading import ReceiptReader
 from trustgate.store.records import (
     apply_change,

@@ -12,8 +12,8 @@ from typing import Any
 
 from trustgate.errors import StoreDamaged
 from trustgate.store.archives import archived_last_seq
-from trustgate.store.base import ReceiptFilter, StoredTile
 from trustgate.store.migrations import schema_version
+from trustgate.store.queries import ReceiptFilter, StoredTile
 from trustgate.store.rows import ENTRY_COLUMNS, ENTRY_SELECT, entries_to_columns, entry_from_row, entry_to_row
 from trustgate.store.sql import SqlConnection, dialect_of, one_value, where_clause
 from trustgate.types import Entry

@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from trustgate.errors import OperatorError
-from trustgate.store.base import ExportFilter, Lines
+from trustgate.store.queries import ExportFilter, Lines
 from trustgate.store.rows import BILLED, HASHES, IS_COUNTED, PAYMENT_DETAIL, PRICE_DETAIL, sum_sql
 from trustgate.store.sql import SqlConnection, SqlDialect, dialect_of
 from trustgate.types import Receipt

@@ -6,7 +6,7 @@ caller's transaction.
 
 from __future__ import annotations
 
-from trustgate.store.base import PaymentFilter
+from trustgate.store.queries import PaymentFilter
 from trustgate.store.rows import ENTRY_SELECT, PAYMENTS, entry_from_row
 from trustgate.store.sql import Rows, SqlConnection, dialect_of, one_value, where_clause
 from trustgate.types import SPENT_ON, Entry, Payment, PaymentState

@@ -12,8 +12,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from trustgate.errors import StoreDamaged
-from trustgate.store.base import ReceiptFilter, Store
+from trustgate.store.base import Store
 from trustgate.store.migrations import columns_of
+from trustgate.store.queries import ReceiptFilter
 from trustgate.store.sql import SqlConnection, dialect_of, in_transaction, one_value
 
 #: Receipts, and rows, that are copied together.

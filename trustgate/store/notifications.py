@@ -6,7 +6,7 @@ are no decision of operators, so no journal has them.
 
 from __future__ import annotations
 
-from trustgate.store.base import NoticeDelivery, NotificationChange, Notifications, OpenCondition
+from trustgate.store.queries import NoticeDelivery, NotificationChange, Notifications, OpenCondition
 from trustgate.store.rows import RecordTable
 from trustgate.store.sql import SqlConnection
 

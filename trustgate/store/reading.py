@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec.structs import replace
 
 from trustgate.store.archives import Archives, ReadRange
-from trustgate.store.base import ArchiveFile, ReceiptFilter
 from trustgate.store.engine import Engine
 from trustgate.store.entries import load_entries
+from trustgate.store.queries import ArchiveFile, ReceiptFilter
 from trustgate.store.sums import Sources
 from trustgate.types import Entry
 

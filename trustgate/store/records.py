@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from trustgate.errors import StoreDamaged
-from trustgate.store.base import DamagedRow, Kept, State
 from trustgate.store.changes import Change
+from trustgate.store.queries import DamagedRow, Kept, State
 from trustgate.store.rows import (
     ALIASES,
     ANCHORS,

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from trustgate.errors import StoreDamaged, TrustGateError
-from trustgate.store.base import SUM_MOST, Kept
+from trustgate.store.queries import SUM_MOST, Kept
 from trustgate.store.sql import SqlConnection, dialect_of
 from trustgate.types import (
     COUNTED,

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from trustgate.store.archives import Archives, ReadRange
-from trustgate.store.base import (
+from trustgate.store.queries import (
     Balance,
     BudgetUse,
     BudgetUseFilter,

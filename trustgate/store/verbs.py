@@ -11,7 +11,20 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from trustgate.store.archives import ReadRange
 from trustgate.store.aside import load_aside, load_changed_aside, mend_aside
-from trustgate.store.base import (
+from trustgate.store.entries import count_tiles, load_entry, load_heads, load_tiles, made_us
+from trustgate.store.exports import first_and_last_us, receipt_lines, usage_lines, usage_pages
+from trustgate.store.fitting import fitting
+from trustgate.store.ledger import (
+    CLAIM_SLACK_US,
+    claim_payment,
+    load_payment,
+    load_payment_receipt,
+    load_payments,
+    move_payment,
+    release_payment,
+)
+from trustgate.store.notifications import apply_notifications, load_notifications
+from trustgate.store.queries import (
     Balance,
     BudgetUse,
     BudgetUseFilter,
@@ -31,19 +44,6 @@ from trustgate.store.base import (
     UsageRow,
     WindowUsage,
 )
-from trustgate.store.entries import count_tiles, load_entry, load_heads, load_tiles, made_us
-from trustgate.store.exports import first_and_last_us, receipt_lines, usage_lines, usage_pages
-from trustgate.store.fitting import fitting
-from trustgate.store.ledger import (
-    CLAIM_SLACK_US,
-    claim_payment,
-    load_payment,
-    load_payment_receipt,
-    load_payments,
-    move_payment,
-    release_payment,
-)
-from trustgate.store.notifications import apply_notifications, load_notifications
 from trustgate.store.records import (
     damaged_rows,
     load_credit_notes,

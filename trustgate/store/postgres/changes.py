@@ -17,10 +17,10 @@ import msgspec
 
 from trustgate.errors import Conflict, HomeUnusable, StoreIncomplete
 from trustgate.ids import iso_us, now_us
-from trustgate.store.base import DamagedRow, Kept
 from trustgate.store.changes import Change
 from trustgate.store.completeness import progress
 from trustgate.store.marks import Mark
+from trustgate.store.queries import DamagedRow, Kept
 from trustgate.store.records import apply_change
 from trustgate.store.sql import SqlConnection, one_value
 from trustgate.types import Alias, Plan

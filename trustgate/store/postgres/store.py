@@ -17,19 +17,6 @@ from trustgate.errors import HomeUnusable, OperatorError, TrustGateError, Unavai
 from trustgate.settings import PostgresAddress
 from trustgate.store.archives import ReadRange
 from trustgate.store.aside import commit_entries, load_aside
-from trustgate.store.base import (
-    ArchiveFile,
-    ArchiveProblem,
-    Balance,
-    Compacted,
-    Copied,
-    DamagedRow,
-    Kept,
-    ReceiptFilter,
-    StoredTile,
-    StoreInfo,
-    TenantHead,
-)
 from trustgate.store.entries import load_entries, load_heads, load_identity
 from trustgate.store.fitting import fitting
 from trustgate.store.marks import Mark
@@ -47,6 +34,19 @@ from trustgate.store.postgres.moves import (
     load_move,
 )
 from trustgate.store.postgres.session import PostgresSession, Writer, lengthy
+from trustgate.store.queries import (
+    ArchiveFile,
+    ArchiveProblem,
+    Balance,
+    Compacted,
+    Copied,
+    DamagedRow,
+    Kept,
+    ReceiptFilter,
+    StoredTile,
+    StoreInfo,
+    TenantHead,
+)
 from trustgate.store.records import damaged_rows
 from trustgate.store.sql import SqlConnection, in_transaction, one_value
 from trustgate.store.sums import Sources, sum_balances
