@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from trustgate.errors import ExtraMissing, HomeUnusable
 from trustgate.settings import PostgresAddress
 from trustgate.store.base import Store
+from trustgate.store.locking import hold_database
 from trustgate.store.queries import (
     ArchiveFile,
     ArchiveProblem,
@@ -120,13 +120,3 @@ def _check_not_on_postgres(path: Path) -> None:
             hint="Set it as the server has it: TRUSTGATE_STORE_URL, or store.url in trustgate.toml. For a new database "
             "in a file, choose another --home.",
         )
-
-
-def hold_database(path: Path) -> AbstractContextManager[None]:
-    """Keep every process from opening the database, which need not exist, for as long as the block runs.
-
-    Raises StoreLocked (the message names the process) or HomeUnusable.
-    """
-    from trustgate.store.engine import hold_database as hold
-
-    return hold(path)

@@ -17,8 +17,10 @@ import duckdb
 
 from trustgate.errors import StoreDamaged, TrustGateError, Unavailable
 from trustgate.formats.durable import sync
-from trustgate.store.engine import CHECKPOINT_HEADROOM_BYTES, beside, translate
+from trustgate.store.engine import CHECKPOINT_HEADROOM_BYTES
 from trustgate.store.entries import load_identity
+from trustgate.store.faults import translate
+from trustgate.store.files import beside
 from trustgate.store.queries import Compacted, Copied
 
 if TYPE_CHECKING:

@@ -1,41 +1,33 @@
 """One DuckDB file, one connection, one thread.
 
-Owns opening (the locks, the hardening, the schema), the writer thread that all work runs on, and what becomes of
-DuckDB's failures. What the work is, is ``store.duckdb``'s.
+Owns opening (the hardening, the schema), the writer thread that all work runs on, and going on after a failure. What
+the work is, is ``store.duckdb``'s; what a failure means, ``store.faults``'s; the lock, ``store.locking``'s.
 
-Traps this file is built around (DuckDB 2.0.0, measured): the database lock is a POSIX lock, which the process loses
-when anything in it opens and closes the database file, so nothing here opens it and an flock on a sidecar file is held
-as well. A commit on a full disk fails and can be tried again; a checkpoint on a full disk kills the instance, *after*
-the commit it ran in became durable: close, connect again, look. A database file that is missing beside its write-ahead
-log is created empty and the log deleted without a word: refuse.
+Traps this file is built around (DuckDB 2.0.0, measured): nothing here opens the database file, which would lose
+DuckDB's own lock on it. A commit on a full disk fails and can be tried again; a checkpoint on a full disk kills the
+instance, *after* the commit it ran in became durable: close, connect again, look. A database file that is missing
+beside its write-ahead log is created empty and the log deleted without a word: refuse.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
-import re
 import shutil
-from collections.abc import Callable, Collection, Iterator
-from pathlib import Path, PurePath
-from typing import IO, Concatenate, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import IO, Concatenate, ParamSpec, TypeVar
 
 import duckdb
 
-from trustgate.errors import (
-    HomeUnusable,
-    OperatorError,
-    StoreDamaged,
-    StoreLocked,
-    StoreTooNew,
-    TrustGateError,
-    Unavailable,
-)
+from trustgate.errors import HomeUnusable, StoreDamaged, TrustGateError
 from trustgate.formats.durable import sync
 from trustgate.ids import now_us
 from trustgate.store.archives import FOLDER, quoted
+from trustgate.store.faults import is_out_of_memory, open_failure, translate
+from trustgate.store.files import beside, size_of, unusable
+from trustgate.store.locking import lock_database
 from trustgate.store.migrations import migrate
 from trustgate.store.worker import Worker
 
@@ -65,18 +57,6 @@ MEMORY_PART = 16
 CHECKPOINT_HEADROOM_BYTES = 64 * 1024 * 1024
 
 
-class LockHolder(NamedTuple):
-    """The process that holds the lock, as far as it can be told."""
-
-    pid: int | None
-    program: str | None
-
-    def __str__(self) -> str:
-        if self.pid is None:
-            return "another process"
-        return f"process {self.pid}" + (f" ({self.program})" if self.program else "")
-
-
 class Engine(Worker[duckdb.DuckDBPyConnection]):
     """An open database. ``run`` does work on its thread; nothing else touches the connection."""
 
@@ -101,7 +81,7 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
         """
         # Whatever is made beside the database, its write-ahead log too, is for this user alone.
         os.umask(os.umask(0o077) | 0o077)
-        lock = _lock_sidecar(path)
+        lock = lock_database(path)
         try:
             _clean_up(path)
             if not path.exists():
@@ -140,12 +120,12 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
 
     @property
     def wal_bytes(self) -> int:
-        return _size(beside(self.path, ".wal"))
+        return size_of(beside(self.path, ".wal"))
 
     @property
     def size_bytes(self) -> int:
         """The database file and its write-ahead log. Reads their sizes without opening them."""
-        return _size(self.path) + self.wal_bytes
+        return size_of(self.path) + self.wal_bytes
 
     # On the writer thread from here on.
 
@@ -155,7 +135,7 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
         try:
             return self._once(work, *args, **kwargs)
         except duckdb.Error as error:
-            if isinstance(error, duckdb.FatalException) or not (_is_out_of_memory(error) and self._take_more()):
+            if isinstance(error, duckdb.FatalException) or not (is_out_of_memory(error) and self._take_more()):
                 raise translate(error) from error
             # The transaction was rolled back: nothing is done twice.
             logger.info("The database is opened anew with more memory: %s", str(error).partition("\n")[0])
@@ -174,7 +154,7 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
             return work(self._connection, *args, **kwargs)
         except duckdb.FatalException as error:
             logger.error("The database failed and is being opened again: %s", error)
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 self._take_more()
             self._drop_connection()
             raise
@@ -228,7 +208,7 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
             self._connection.execute("CHECKPOINT")
         except duckdb.Error as error:
             logger.warning("The database could not be checkpointed: %s", error)
-            if (_is_out_of_memory(error) and self._take_more()) or isinstance(error, duckdb.FatalException):
+            if (is_out_of_memory(error) and self._take_more()) or isinstance(error, duckdb.FatalException):
                 self._drop_connection()
 
 
@@ -261,7 +241,7 @@ def _create(path: Path) -> None:
         new.rename(path)
         sync(path.parent)
     except OSError as error:
-        raise _unusable(path.parent, error) from error
+        raise unusable(path.parent, error) from error
 
 
 def _clean_up(path: Path) -> None:
@@ -288,7 +268,7 @@ def _keep_log(path: Path) -> None:
     DuckDB passes over a log whose beginning is damaged, and removes it.
     """
     wal = beside(path, ".wal")
-    if _size(wal):
+    if size_of(wal):
         try:
             shutil.copyfile(wal, beside(path, ".wal.kept"))
         except OSError as error:
@@ -326,7 +306,7 @@ def _connect(
     try:
         return _connect_within(path, allowed, limit_bytes)
     except TrustGateError as error:
-        if limit_bytes >= MEMORY_MOST_BYTES or not _is_out_of_memory(error.__cause__):
+        if limit_bytes >= MEMORY_MOST_BYTES or not is_out_of_memory(error.__cause__):
             raise
         logger.info("Opening the database takes more than %d MB of memory.", limit_bytes >> 20)
     _connect_within(path, allowed, MEMORY_MOST_BYTES).close()
@@ -354,7 +334,7 @@ def _connect_within(path: Path, allowed: Collection[Path], limit_bytes: int) -> 
             },
         )
     except duckdb.Error as error:
-        raise _open_failure(path, error) from error
+        raise open_failure(path, error) from error
     try:
         # Refused inside ``config``, because the two switch off the setting of the temporary folder.
         folders = {path.parent / FOLDER, *allowed, *_archive_folders(connection)}
@@ -376,139 +356,3 @@ def _archive_folders(connection: duckdb.DuckDBPyConnection) -> list[Path]:
     if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'archives'").fetchall():
         return []  # of an earlier schema, or new
     return [Path(name) for (name,) in connection.execute("SELECT DISTINCT folder FROM archives").fetchall() if name]
-
-
-@contextlib.contextmanager
-def hold_database(path: Path) -> Iterator[None]:
-    """Keep every process from opening the database, which need not exist. Raises StoreLocked, HomeUnusable."""
-    with contextlib.closing(_lock_sidecar(path)):
-        yield
-
-
-def _lock_sidecar(path: Path) -> IO[str]:
-    """Take the lock beside the database and write our process id into it. Raises StoreLocked, HomeUnusable."""
-    sidecar = beside(path, ".lock")
-    try:
-        lock = os.fdopen(os.open(sidecar, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8")
-    except OSError as error:
-        raise _unusable(path.parent, error) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-    except BlockingIOError as error:
-        written = lock.read().strip()
-        lock.close()
-        raise _locked(path, int(written) if written.isdigit() else None) from error
-    except OSError as error:
-        with contextlib.suppress(OSError):  # closing tries once more to write what could not be written
-            lock.close()
-        raise _unusable(path.parent, error) from error
-    return lock
-
-
-def _locked(path: Path, pid: int | None) -> StoreLocked:
-    holder = LockHolder(pid, None if pid is None else _program(pid))
-    return StoreLocked(
-        f"The database {path} is in use by {holder}.",
-        hint="If that is `trustgate serve`, leave it running and give commands the same --home: they go through it. "
-        "Otherwise stop it and try again.",
-    )
-
-
-def _program(pid: int) -> str | None:
-    """Returns the first words of a process's command line, folders left out; None where that cannot be read."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return None
-    shown = [PurePath(word.decode(errors="replace")).name[:40] for word in words[:3] if word]
-    return " ".join(shown) or None
-
-
-def _open_failure(path: Path, error: duckdb.Error) -> TrustGateError:
-    """Returns what it means that DuckDB would not open the file. Texts as DuckDB 2.0.0 writes them."""
-    text = str(error)
-    if "Could not set lock" in text:
-        pid = re.search(r"\(PID (\d+)\)", text)
-        return _locked(path, int(pid.group(1)) if pid else None)
-    if "with version number" in text:
-        return StoreTooNew(
-            f"The database {path} was written by a version of DuckDB that this program cannot read.",
-            hint="Use the TrustGate that wrote it, or choose another folder with --home.",
-        )
-    if _is_full(text):
-        return _storage_full(path.parent)
-    if "WAL" in text:
-        wal = beside(path, ".wal")
-        return StoreDamaged(
-            f"The write-ahead log {wal} is damaged: what was written last is in it alone.",
-            hint=f"Put back copies of {path.name} and {wal.name} that belong together. Without one, move {wal.name} "
-            "away: the journals put back what they have, and what is missing then is told at the start.",
-        )
-    if "Cannot open file" in text or "Permission denied" in text:
-        return HomeUnusable(
-            f"The database {path} cannot be opened: {text.rpartition(': ')[2]}.",
-            hint="Check who owns the folder and its files, or choose another one with --home.",
-        )
-    return _damaged(path)
-
-
-def translate(error: duckdb.Error) -> TrustGateError:
-    """Returns the error that a failure of DuckDB in the middle of work is to the caller.
-
-    DuckDB's own text may quote values, so it goes no further than ``__cause__``.
-    """
-    text = str(error)
-    if _is_full(text):
-        return _storage_full(None)
-    if "Corrupt" in text or "checksum" in text or isinstance(error, duckdb.InternalException):
-        return _damaged(None)
-    return Unavailable(f"The database failed ({type(error).__name__}).", code="store_failed", hint="See the log.")
-
-
-def _is_full(text: str) -> bool:
-    return "No space left" in text or "Disk quota exceeded" in text or "max_temp_directory_size" in text
-
-
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Returns whether a limit of memory is why DuckDB failed: in a commit, or in the reading of a log, it fails as a
-    transaction does, with this advice in the text.
-    """
-    return isinstance(error, duckdb.OutOfMemoryException) or "SET memory_limit=" in str(error)
-
-
-def _storage_full(folder: Path | None) -> Unavailable:
-    return Unavailable(
-        f"The disk {f'of {folder} ' if folder else ''}is full: nothing more can be recorded.",
-        code="storage_full",
-        hint="Free some space; nothing recorded is lost and no restart is needed.",
-    )
-
-
-def _damaged(path: Path | None) -> StoreDamaged:
-    return StoreDamaged(
-        f"The database {path} is damaged." if path else "The database is damaged.",
-        hint="Put back a copy of it with its .wal file; the journal adds what the copy lacks as far as it reaches, and "
-        "says so when it does not. To start anew, move the database away.",
-    )
-
-
-def _unusable(folder: Path, error: OSError) -> OperatorError:
-    return HomeUnusable(
-        f"The folder {folder} cannot be used: {error.strerror or error}.",
-        hint="Create it, or give it to the user who runs TrustGate, or choose another one with --home.",
-    )
-
-
-def beside(path: Path, suffix: str) -> Path:
-    """Returns the file beside the database whose name has this ending too."""
-    return path.with_name(path.name + suffix)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
