@@ -328,6 +328,7 @@ async function readKey(written, what) {
 /** The checkpoint in a signed note, its signature checked: {origin, size, root}. */
 async function openCheckpoint(note, key) {
   const bad = (why) => refuse(`The checkpoint does not hold: ${why}.`);
+  if (utf8(note).length > MAX_BUNDLE_BYTES) bad("it is too long");
   if (!isNoteText(note)) bad("it holds control characters, or does not end with a newline");
   const end = note.lastIndexOf("\n\n");
   const below = end < 0 ? "" : note.slice(end + 2);
@@ -509,15 +510,20 @@ async function statementText(data) {
     const start = page.indexOf(DATA_START);
     if (start < 0) refuse("This is not a statement: this HTML carries no data of one.");
     const from = start + DATA_START.length;
-    packed = unbase64(page.slice(from, page.indexOf("<\/script>", from)).trim()) ?? refuse("The page's data is damaged.");
+    const end = page.indexOf("<\/script>", from);
+    const encoded = end < 0 ? "" : page.slice(from, end).replace(/^[ \t-\r]+|[ \t-\r]+$/g, "");
+    packed = (encoded && unbase64(encoded)) || refuse("The page's data is damaged.");
   }
   if (packed[0] === 0x1f && packed[1] === 0x8b) {
+    const said = packed.slice(-4).reduceRight((length, byte) => length * 256 + byte, 0);
     try {
       const inflated = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
       packed = new Uint8Array(await new Response(inflated).arrayBuffer());
     } catch {
       refuse("This is not a statement: its gzip data is damaged.");
     }
+    // Node inflates what follows the end, too, or passes over it; the length is written there (RFC 1952).
+    if (packed.length % 2 ** 32 !== said) refuse("This is not a statement: its gzip data is followed by something else.");
   }
   return packed;
 }
@@ -642,10 +648,21 @@ function readStatement(data) {
     bad("a member is there twice, or a string or a number is written in an unusual way");
   }
   checkMembers("statement", document, STATEMENT, bad);
+  checkNames({ ...document, receipts: [] }, bad);
   checkMembers("account", document.account, ACCOUNT, bad);
   checkMembers("object names", document.names, NAMES, bad);
   if (document.anchor !== null) checkMembers("anchor", document.anchor, ANCHOR, bad);
   return document;
+}
+
+/** That no name in a document is one that some readers would move. Those of receipts are known each. */
+function checkNames(value, bad) {
+  for (const [name, member] of typeof value === "object" && value !== null ? Object.entries(value) : []) {
+    if (!isList(value) && (!/^([A-Za-z_][A-Za-z0-9_]*|[0-9a-f]{64}|)$/.test(name) || /^[0-9]+$/.test(name))) {
+      bad(`it has no member ${JSON.stringify(name)}`);
+    }
+    checkNames(member, bad);
+  }
 }
 
 /** A value in RFC 8785 form: members in the order of their names, no blanks. */
@@ -679,6 +696,7 @@ function verifyPeriod(account, receipts) {
   for (const [name, right] of Object.entries(bounds)) {
     if (account[name] !== right) refuse(`account.${name} is ${account[name]}; ${account.month} has ${right} (UTC).`);
   }
+  if (year < 1970 || year > 9998) refuse("account.month is not a month.");
   const { from_us: from, until_us: until } = bounds;
   const inside = receipts.filter(({ created_us: at }) => from <= at && at < until);
   const [first, last] = [receipts[0], receipts.at(-1)];
@@ -700,7 +718,7 @@ function proofHashes(encoded) {
 /** The root over leaves at these places and, for all ranges without any of them, the proof's hashes from left to right. */
 async function batchRoot(indices, leaves, size, proof) {
   const rises = indices.every((index, at) => index > (at ? indices[at - 1] : -1));
-  if (indices.length !== leaves.length || !rises || BigInt(indices.at(-1)) >= size) {
+  if (indices.length !== leaves.length || !rises || BigInt(indices.at(-1)) >= size || size > COST_MOST) {
     refuse("The proof does not hold: no tree of this size has receipts at these places.");
   }
   let taken = 0;
@@ -724,6 +742,7 @@ async function batchRoot(indices, leaves, size, proof) {
 /** RFC 9162 section 2.1.4.2. */
 async function verifyConsistency(old, fresh, hashes) {
   if (old.size > fresh.size) refuse("The anchored log is longer than this one.");
+  if (old.size === 0n && hex(old.root) !== hex(await sha256())) refuse("The anchored log has no receipts, and a root of some.");
   if (old.size === 0n || old.size === fresh.size) {
     if (hashes.length) refuse("The proof of consistency has more hashes than it needs.");
     if (old.size === fresh.size && hex(old.root) !== hex(fresh.root)) refuse("The anchored log has another root.");
@@ -778,6 +797,7 @@ async function verifyPrices(prices, receipts, inside) {
   for (const [hash, table] of Object.entries(prices)) {
     if (hex(await sha256(utf8(sorted(table)))) !== hash) refuse(`The price table under ${hash} was changed.`);
     if (!receipts.some((receipt) => receipt.price_hash === hash)) refuse(`No receipt names the price table ${hash}.`);
+    checkTable(table, (why) => refuse(`The price table under ${hash} is not valid: ${why}.`));
   }
   let [checked, unknown, otherwise, batches, lines] = [0, 0, 0, 0, 0];
   for (const receipt of inside) {
@@ -821,6 +841,25 @@ async function verifyPrices(prices, receipts, inside) {
 
 const COST_MOST = BigInt(Number.MAX_SAFE_INTEGER);
 const CONDITIONS = ["above_prompt_tokens", "service_tier", "image_size", "image_quality", "from_us", "until_us"];
+const PICO_RATES = [
+  ...["input", "cached_input", "cache_write", "cache_write_1h", "audio_input", "image_input", "output", "reasoning"],
+  ...["audio_output", "image_output", "character"],
+];
+const NANO_RATES = ["image", "audio_second", "call", "search"];
+const RATES = [...PICO_RATES.map((name) => `${name}_pico_usd`), ...NANO_RATES.map((name) => `${name}_nano_usd`)];
+
+/** That a table has no members but rates, conditions and "free", each of its type. */
+function checkTable({ free = false, conditional = [], ...base }, bad) {
+  if (!isFlag(free)) bad("free is not a boolean");
+  if (!isList(conditional) || !conditional.every(isObject)) bad("conditional is not a list of objects");
+  for (const [rates, names] of [[base, RATES], ...conditional.map((rates) => [rates, [...RATES, ...CONDITIONS]])]) {
+    for (const [name, value] of Object.entries(rates)) {
+      if (!names.includes(name)) bad(`it has a member ${name}, which none has`);
+      const is = /^service_tier$|^image_(size|quality)$/.test(name) ? isText : isNumber;
+      if (!orNull(is)(value)) bad(`${name} is not what it has to be`);
+    }
+  }
+}
 
 function billedOf(cost, factor) {
   const billed = factor === 1_000_000n ? cost : (cost * factor + 999_999n) / 1_000_000n;
@@ -887,7 +926,10 @@ function callsOf(table, receipt, cost) {
 }
 
 /** The rates that hold: those with more conditions lie over those with fewer, longer prompts over shorter ones. */
-function ratesFor({ conditional = [], free, ...base }, receipt) {
+function ratesFor(table, receipt) {
+  const said = (rates) => Object.fromEntries(Object.entries(rates).filter(([, value]) => value !== null));
+  const { conditional: rows = [], free, ...base } = said(table);
+  const conditional = rows.map(said);
   const conditionsOf = (rates) => CONDITIONS.filter((name) => rates[name] !== undefined);
   const holds = (rates) =>
     (rates.above_prompt_tokens === undefined || receipt.prompt_tokens > rates.above_prompt_tokens) &&
@@ -905,9 +947,9 @@ function ratesFor({ conditional = [], free, ...base }, receipt) {
       const rates = Object.entries(layer).filter(([name]) => !CONDITIONS.includes(name));
       byConditions.set(names, { ...byConditions.get(names), ...Object.fromEntries(rates) });
     }
-    const said = [...byConditions.values()];
-    for (const name of new Set(said.flatMap(Object.keys))) {
-      found[name] = Math.max(...said.filter((rates) => rates[name] !== undefined).map((rates) => rates[name]));
+    const level = [...byConditions.values()];
+    for (const name of new Set(level.flatMap(Object.keys))) {
+      found[name] = Math.max(...level.filter((rates) => rates[name] !== undefined).map((rates) => rates[name]));
     }
   }
   return found;
@@ -970,7 +1012,7 @@ function addUp(account, inside) {
     opening_nano_usd: account.opening_nano_usd,
     credited_nano_usd: credited,
     charged_nano_usd: charged,
-    closing_nano_usd: account.opening_nano_usd + credited - charged,
+    closing_nano_usd: account.opening_nano_usd + (credited - charged), // exact wherever the sum is
     total,
     by_model: listed(groups.by_model),
     by_key: listed(groups.by_key),
@@ -1068,11 +1110,11 @@ function verifyOpeningBalance(record, own, earlier) {
   }
   const oldest = earlier.map(({ account: one }) => one).sort((a, b) => a.from_us - b.from_us)[0];
   const isWhole = numbers[0] === 1;
-  let opening = isWhole ? 0 : oldest.opening_nano_usd;
+  let opening = BigInt(isWhole ? 0 : oldest.opening_nano_usd);
   for (const [, at, change] of known.values()) {
-    if ((isWhole || at >= oldest.from_us) && at < account.from_us) opening += change;
+    if ((isWhole || at >= oldest.from_us) && at < account.from_us) opening += BigInt(change);
   }
-  if (opening !== account.opening_nano_usd) {
+  if (opening !== BigInt(account.opening_nano_usd)) {
     refuse(`account.opening_nano_usd is ${account.opening_nano_usd}; the receipts before come to ${opening}.`);
   }
   const late = earlier

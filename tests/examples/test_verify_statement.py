@@ -21,14 +21,21 @@ from tests.support.checker import shown
 from tests.support.chromium import Browser
 from tests.support.entries import make_receipt
 from tests.support.month import MONTHS, TENANTS, rows
-from tests.support.statement_files import Made, make, tampered
+from tests.support.statement_files import Made, forged, forged_table, make, resealed, tampered
 from trustgate.models.pricing import RATES, PriceTable
 from trustgate.receipts.note import VerifierKey
 from trustgate.receipts.receipt import canonical
-from trustgate.statements.document import read_document
+from trustgate.statements.document import DATA_START, read_document
 from trustgate.statements.page import statement_page
 from trustgate.statements.verify import Opening, verify_statement
-from trustgate.types import ConditionalRates, Prices, Usage
+from trustgate.types import (
+    RECEIPT_END_USER_MEMBERS,
+    RECEIPT_PAYMENT_MEMBERS,
+    RECEIPT_PRICE_MEMBERS,
+    ConditionalRates,
+    Prices,
+    Usage,
+)
 
 FOLDER = ROOT / "examples" / "verify"
 SCRIPT = FOLDER / "verify.mjs"
@@ -106,6 +113,71 @@ def test_node_comes_to_the_same_verdicts(made: Made, other: Made) -> None:
     for case, verdict in zip(cases, verdicts[len(whole) :], strict=True):
         assert verdict[-1] == [case.check, "failed"], case.name
         assert verdict == by_python(case.data), case.name
+
+
+def odd_files(statement: bytes) -> Iterator[tuple[str, bytes]]:
+    """Files that one reader might take for a statement and another not."""
+    page = statement_page(read_document(statement), statement)
+    end = page.index(b"</script>", page.index(DATA_START))
+    yield "a page that breaks off after its data", page[:end] + b"\n"
+    yield "a blank that is none in ASCII", page[:end] + "\u00a0".encode() + page[end:]
+    yield "a control character after the data", page[:end] + b"\x1f" + page[end:]
+    packed, half = gzip.compress(statement), len(statement) // 2
+    yield "zeros after gzip's end", packed + bytes(2)
+    yield "two members of gzip", gzip.compress(statement[:half]) + gzip.compress(statement[half:])
+    for name in ("a-b", "\u00e9", "-", "0" * 64):
+        names = json.loads(statement)
+        names["names"]["keys"][name] = "x"
+        yield f"a key named {name}", resealed(names)
+    for text in ("0070-01", "1969-12", "9999-12"):
+        month = json.loads(statement)
+        month["account"]["month"] = text
+        yield f"the month {text}", resealed(month)
+
+
+def odd_tables() -> Iterator[tuple[str, dict[str, Any]]]:
+    """What a price table is not, though a script would get a price out of it."""
+    rates: list[Any] = ["1", True, [1]]
+    rows: list[Any] = [1, {"x": 1}, {"service_tier": 1}, {"above_prompt_tokens": "9"}, {"conditional": []}]
+    tables: list[dict[str, Any]] = [
+        *({"search_nano_usd": rate} for rate in rates),
+        *({"conditional": [row]} for row in rows),
+        *({"free": "x"}, {"free": 0}, {"discount": 1}),
+    ]
+    yield from ((f"the table with {table}", table) for table in tables)
+
+
+def test_what_is_odd_and_signed_is_refused_by_both(made: Made) -> None:
+    own = made.statements[0, SEPTEMBER]
+    cases = [*odd_files(own), *((name, forged_table(own, members)) for name, members in odd_tables())]
+    for (name, data), verdict in zip(cases, by_node(data for _, data in cases), strict=True):
+        found = by_python(data)
+        assert found[-1][1] == "failed" == verdict[-1][1], (name, found[-1], verdict[-1])
+
+
+def test_a_table_that_says_nothing_of_a_rate_is_the_same_to_both(made: Made) -> None:
+    data = forged_table(made.statements[0, SEPTEMBER], {"search_nano_usd": None})
+    assert by_node([data]) == [by_python(data)]
+    assert "failed" not in {state for _, state in by_python(data)}
+
+
+def test_sums_are_exact_however_large_their_parts(made: Made) -> None:
+    most = 2**53 - 1
+
+    def change(receipts: list[dict[str, Any]]) -> None:
+        # The balance begins and grows by nearly all that a statement can hold, and nearly all is charged again.
+        del receipts[2:]
+        for each, at_us in zip(receipts, (MONTHS[1].from_us - 1, MONTHS[1].from_us), strict=True):
+            each.update(v=2, created_us=at_us, finish="credited", endpoint="credits")
+            each.update(dict.fromkeys(RECEIPT_PAYMENT_MEMBERS, ""), charged_nano_usd=0, credited_nano_usd=most - 1)
+            for name in (*RECEIPT_PRICE_MEMBERS, *RECEIPT_END_USER_MEMBERS):
+                each.pop(name, None)
+        receipts[0] |= {"tseq": 1, "tprev": "0" * 64, "credited_nano_usd": most}
+        receipts[1] |= {"tseq": 2, "charged_nano_usd": most - 1}
+
+    data = forged(made.statements[0, SEPTEMBER], change, opening_nano_usd=most)
+    assert by_node([data]) == [by_python(data)]
+    assert "failed" not in {state for _, state in by_python(data)}
 
 
 def test_node_with_all_that_can_be_given(made: Made, other: Made) -> None:

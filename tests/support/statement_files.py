@@ -24,6 +24,7 @@ from trustgate.receipts.receipt import leaf_hash
 from trustgate.receipts.tree import Tree
 from trustgate.settings import Settings
 from trustgate.statements.account import Adding
+from trustgate.statements.document import table_hash
 from trustgate.statements.months import parse_month
 from trustgate.store import open_store
 from trustgate.types import Anchor, AnchorAttempt, Receipt
@@ -109,8 +110,13 @@ def resealed(document: Document) -> bytes:
 FORGED_LOG = LogKey("log.example/forged", hashlib.sha256(b"forged").digest())
 
 
-def forged(statement: bytes, change: Callable[[list[Document]], object]) -> bytes:
-    """The statement by the owner of a log's key who writes other receipts: chained, added up, proven and signed."""
+def forged(
+    statement: bytes, change: Callable[[list[Document]], object], *, opening_nano_usd: int | None = None
+) -> bytes:
+    """The statement by the owner of a log's key who writes other receipts: chained, added up, proven and signed.
+
+    ``opening_nano_usd``: the opening balance; None: the statement's own.
+    """
     document: Document = json.loads(statement)
     members, account = document["receipts"], document["account"]
     change(members)
@@ -122,7 +128,8 @@ def forged(statement: bytes, change: Callable[[list[Document]], object]) -> byte
     adding = Adding(account["tenant"], parse_month(account["month"]))
     for receipt in receipts:
         adding.add(receipt)
-    sums = adding.account(opening_nano_usd=account["opening_nano_usd"], issued_us=account["issued_us"])
+    opening = account["opening_nano_usd"] if opening_nano_usd is None else opening_nano_usd
+    sums = adding.account(opening_nano_usd=opening, issued_us=account["issued_us"])
     named = {each["price_hash"] for each in members}
     checkpoint = Checkpoint(FORGED_LOG.name, len(receipts), root_of([leaf_hash(receipt) for receipt in receipts]))
     document |= {
@@ -134,6 +141,23 @@ def forged(statement: bytes, change: Callable[[list[Document]], object]) -> byte
         "prices": {name: table for name, table in document["prices"].items() if name in named},
         "proof": [],
     }
+    return resealed(document)
+
+
+def forged_table(statement: bytes, members: Document) -> bytes:
+    """As ``forged``, with these members in the price table of the first receipt that has one in the file."""
+    prices: Document = json.loads(statement)["prices"]
+    table: Document = {}
+
+    def change(receipts: list[Document]) -> None:
+        before = next(each["price_hash"] for each in receipts if each["price_hash"] in prices)
+        table.update(prices[before] | members)
+        for each in receipts:
+            if each["price_hash"] == before:
+                each["price_hash"] = table_hash(table)
+
+    document: Document = json.loads(forged(statement, change))
+    document["prices"][table_hash(table)] = table
     return resealed(document)
 
 

@@ -207,7 +207,7 @@ class Adding:
                     self._by_price.items(), key=lambda item: (utf16(item[0][0]), item[1][0], item[0][1:])
                 )
             ),
-            money=tuple(sorted(self._money, key=lambda line: (line.at_us, line.receipt))),
+            money=tuple(sorted(self._money, key=lambda line: (line.at_us, utf16(line.receipt)))),
         )
         if any(abs(number) > _MOST for number in _numbers(msgspec.to_builtins(account))):
             raise Conflict(

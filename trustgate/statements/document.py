@@ -150,7 +150,7 @@ def document_of(data: bytes) -> bytes:
     if data.lstrip()[:1] == b"<":
         _, start, rest = data.partition(DATA_START)
         encoded, end, _ = rest.partition(DATA_END)
-        packed = decode_base64(encoded.decode("ascii", "replace").strip()) if start and end else None
+        packed = decode_base64(encoded.strip().decode("ascii", "replace")) if start and end else None
         if packed is None:
             raise _not_a_statement("this HTML carries no data of a statement")
         data = packed
@@ -173,11 +173,17 @@ def read_document(data: bytes) -> StatementDocument:
     if len(data) > MAX_DOCUMENT_BYTES:
         raise _not_a_statement(f"it has more than {MAX_DOCUMENT_BYTES} bytes")
     try:
+        return _read_document(data)
+    except RecursionError:
+        raise _not_a_statement("it is nested too deeply") from None
+
+
+def _read_document(data: bytes) -> StatementDocument:
+    """As ``read_document``. Raises ``RecursionError`` where it is nested too deeply."""
+    try:
         document = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _not_a_statement(f"it is not JSON: {error}") from None
-    except RecursionError:
-        raise _not_a_statement("it is nested too deeply") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         found = document.get("format") if isinstance(document, dict) else None
         raise _not_a_statement(f"its format is {ascii(found)[:80]}, and only {FORMAT!r} is known here")
