@@ -28,7 +28,7 @@ from trustgate.gateway.path.accounting import AccountEnd, OwnKeeping
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
 from trustgate.receipts.tree import Tree
-from trustgate.server import serve
+from trustgate.server import apps, serve
 from trustgate.server.parts import Server
 from trustgate.settings import load_settings
 from trustgate.store import Store, open_store
@@ -109,13 +109,13 @@ async def test_the_receipt_is_journaled_before_the_end_of_the_answer_leaves(
     members: dict[str, Any], end: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched: list[Journaled] = []
-    public_app = Server.public_app
+    public_app = apps.public_app
 
     def app(server: Server, settings: Any) -> ASGIApp:
         watched.append(Journaled(public_app(server, settings), settings.journal_folder, end))
         return watched[0]
 
-    monkeypatch.setattr(Server, "public_app", app)
+    monkeypatch.setattr(apps, "public_app", app)
     async with serving(tmp_path / "home") as (address, admin):
         added = await admin.execute(TenantAdd(name="acme", plan="internal"))
         headers = {"authorization": f"Bearer {added.secret}"}
@@ -166,8 +166,8 @@ async def test_the_end_of_an_answer_waits_until_its_receipt_is_kept(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    public_app, ends = Server.public_app, Ends(end)
-    monkeypatch.setattr(Server, "public_app", lambda server, settings: ends.around(public_app(server, settings)))
+    public_app, ends = apps.public_app, Ends(end)
+    monkeypatch.setattr(apps, "public_app", lambda server, settings: ends.around(public_app(server, settings)))
     held = Held(monkeypatch)
     async with serving(tmp_path / "home") as (address, admin):
         await admin.execute(PlanPut(name="few", create=True, like="internal", limits=limits))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trustgate.server.parts import Observer
+from trustgate.server.request_events import Observer
 from trustgate.server.run import run, run_loop, serve
 
 __all__ = ["Observer", "run", "run_loop", "serve"]

@@ -34,11 +34,14 @@ from trustgate.http.tls import Certificate
 from trustgate.models.upstream.probe import probe_for_ever
 from trustgate.observe.request_log import log_to_stderr
 from trustgate.payment.service import PaymentService
+from trustgate.server.handles import missing_handles
 from trustgate.server.keeping import Kept, keep_receipts
+from trustgate.server.memory import load_memory
 from trustgate.server.overseer import NO_OVERSEER, Overseer, beat_for_ever, overseer_of
 from trustgate.server.pages import forget_console
-from trustgate.server.parts import Observer, Server
+from trustgate.server.parts import Server
 from trustgate.server.process import background, loop_factory, on_hangup, stop_on_signal
+from trustgate.server.request_events import Observer
 from trustgate.server.stopping import Stopping
 from trustgate.settings import Settings
 from trustgate.settings.environment import service_manager
@@ -201,8 +204,8 @@ async def _serve(
             overseer.reloaded()
 
         def on_ready() -> None:
-            if server.observer is not None:
-                server.observer.on_ready(server.address, server.admin)
+            if server.events.observer is not None:
+                server.events.observer.on_ready(server.address, server.admin)
             elif inherited is None:
                 _say(f"TrustGate is ready at {server.address} (upstream {settings.upstream.url})\n")
             overseer.ready(f"Serving at {server.address}")
@@ -249,17 +252,19 @@ async def _build(
     stack.push_async_callback(
         stopping.close, "payments that are settled behind their answers", _CLOSE_S, payments.close
     )
-    server = await Server.build(
+    server = Server(
         settings,
         store,
         kept.log,
         kept.archive,
         payments,
-        address,
-        load,
-        observer,
-        certificate,
-        None if kept.together is None else kept.together.books.object_ids,
+        await load_memory(settings, store, kept.log),
+        address=address,
+        load=load,
+        observer=observer,
+        certificate=certificate,
+        object_ids=None if kept.together is None else kept.together.books.object_ids,
+        notes=await missing_handles(settings.handles_file, store),
     )
     stack.push_async_callback(stopping.close, "connections to LLM servers", _CLOSE_S, server.close_upstreams)
     stack.callback(server.handles.close)
@@ -348,6 +353,7 @@ async def _run_until(
     """Serve both listeners until ``stop``, then drain."""
     from trustgate.gateway.app import WEBSOCKET_PATHS
     from trustgate.http.listener import listen
+    from trustgate.server.apps import admin_app, public_app, shedding
 
     log = server.accounting.log
     certificate = listening.certificate
@@ -365,14 +371,14 @@ async def _run_until(
         )
         listeners = asyncio.gather(
             serve(
-                server.public_app(settings),
+                public_app(server, settings),
                 listening.public,
                 tls=None if certificate is None else certificate.context,
-                shed=server.shedding(settings),
+                shed=shedding(server, settings),
                 websockets=WEBSOCKET_PATHS,
                 processes=settings.serve.workers if settings.worker else 1,
             ),
-            serve(server.admin_app(), listening.admin),
+            serve(admin_app(server), listening.admin),
         )
         _settle()
         listening.on_ready()
