@@ -16,6 +16,7 @@ import msgspec
 
 from trustgate.errors import InvalidRequest
 from trustgate.gateway.api.batch_files import BatchFile
+from trustgate.gateway.api.body_faults import explain, json_fault
 from trustgate.gateway.api.body_ids import (
     ALL_MARKS,
     ANTHROPIC_MARKS,
@@ -28,7 +29,7 @@ from trustgate.gateway.api.body_ids import (
 from trustgate.gateway.api.dialects import ANTHROPIC, OPENAI, Dialect
 from trustgate.gateway.api.members import BOUNDS, COMMON
 from trustgate.gateway.api.object_ids import BATCHES, Kind
-from trustgate.gateway.api.parsing import Call, broken_call, explain, json_fault, read_nothing, with_ids, with_members
+from trustgate.gateway.api.parsing import Call, broken_call, read_nothing, with_ids, with_members
 from trustgate.gateway.api.schemas import Nothing
 from trustgate.models.metering import whole
 from trustgate.types import SERVICE_PREFIX

@@ -1,17 +1,17 @@
 """Reading a request into a ``Call``: the few facts that plan, quota and routing decide by.
 
-Owns what is read of each wire type, and the words in which a body that breaks its type is refused.
+Owns what is read of each wire type.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from trustgate.errors import InvalidRequest
+from trustgate.gateway.api.body_faults import explain, missing
 from trustgate.gateway.api.body_ids import Named, items_named
 from trustgate.gateway.api.members import (
     JudgedMembers,
@@ -240,7 +240,7 @@ def read_response(request: ResponsesRequest) -> Call:
     model = request.model or (PROMPT_PREFIX + prompt if isinstance(prompt, str) and prompt else "")
     return Call(
         model=model,
-        invalid=None if model else _missing("model"),
+        invalid=None if model else missing("model"),
         stream=request.stream is True,
         max_tokens=largest(bounds),
         bounds=bounds,
@@ -511,7 +511,7 @@ def with_ids(call: Call, named: Named, *, models: bool = False) -> Call:
     )
 
 
-# explaining what is wrong
+# bodies that break their type
 
 
 def broken_call(body: bytes, error: msgspec.ValidationError) -> Call:
@@ -525,38 +525,3 @@ def _readable_model(body: bytes) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
     return model if isinstance(model, str) else ""
-
-
-_PATH = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
-
-
-def explain(error: msgspec.ValidationError) -> InvalidRequest:
-    """msgspec's ``Expected `int`, got `str` - at `$.max_tokens``` as an error that names the member."""
-    text = str(error)
-    where = _PATH.search(text)
-    # msgspec does not tell the key of a mapping: ``metadata[...]`` becomes ``metadata[]``.
-    param = where.group(1).replace("[...]", "[]") if where else None
-    message = text[: where.start()] if where else text
-    missing = re.search(r"missing required field `(\w+)`", message)
-    if missing:
-        param = f"{param}.{missing.group(1)}" if param else missing.group(1)
-        return _missing(param)
-    if param:
-        return InvalidRequest(f"Invalid value for '{param}': {message}.", param=param, code="invalid_value")
-    return InvalidRequest(f"The body must be a JSON object with the request's parameters: {message}.")
-
-
-def _missing(param: str) -> InvalidRequest:
-    return InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
-
-
-def json_fault(body: bytes, error: Exception) -> str:
-    try:
-        body.decode()
-    except UnicodeDecodeError as unicode_error:
-        return f"it is not valid UTF-8 (byte {unicode_error.start})"
-    if re.search(rb"\\u[dD][89a-fA-F]", body) and "truncated" in str(error):
-        return "a string holds half of a surrogate pair"
-    if not body.strip():
-        return "it is empty"
-    return str(error).removeprefix("JSON is malformed: ")

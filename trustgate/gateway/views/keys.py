@@ -19,8 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from trustgate.access.directory import Caller, Directory
 from trustgate.errors import InvalidRequest, NotFound, TrustGateError
+from trustgate.gateway.api.body_faults import explain
 from trustgate.gateway.api.dialects import OPENAI
-from trustgate.gateway.api.parsing import explain
 from trustgate.gateway.api.uploads import ClientDisconnected
 from trustgate.gateway.path.arrival import Arrival, bearer_token, check_head, read_body
 from trustgate.gateway.path.reply import Reply
