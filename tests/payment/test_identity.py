@@ -204,6 +204,15 @@ def test_the_order_of_members_is_no_difference() -> None:
     assert payment_key(2, "exact", SOLANA, "a", {"x": 1}) != payment_key(2, "upto", SOLANA, "a", {"x": 1})
 
 
+def test_two_authorizations_at_once_are_refused() -> None:
+    """A facilitator settles the one of them, and the nonce of the other could be a new one each time."""
+    permit = {"from": PAYER, "nonce": "5", "deadline": "2000000000"}
+    with pytest.raises(InvalidRequest) as refused:
+        evm_key({**AUTHORIZED, "permit2Authorization": permit})
+    assert (refused.value.code, bool(refused.value.hint)) == ("invalid_payment", True)
+    assert evm_key({**AUTHORIZED, "permit2Authorization": None}) == evm_key(AUTHORIZED)
+
+
 def test_endless_nesting_is_refused() -> None:
     payload: dict[str, Any] = {}
     for _ in range(100_000):

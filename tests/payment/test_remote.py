@@ -28,6 +28,7 @@ from tests.support.facilitator import (
     held,
     invalid,
     moved,
+    success,
 )
 from tests.support.payments import PAYER, evm_payload, evm_requirements, payment_of
 from tests.support.processes import free_port
@@ -39,6 +40,8 @@ from trustgate.types import Payment
 
 TIMEOUT_S = 1.0
 REQUIREMENTS = evm_requirements()
+#: A transaction on an EVM chain.
+HASH = "0x" + "ab" * 32
 
 
 @pytest.fixture
@@ -237,10 +240,10 @@ async def test_a_refusal_that_may_come_after_the_money_is_not_a_failure(
 async def test_a_refusal_with_a_transaction_is_not_a_failure(
     double: FacilitatorDouble, remote: RemoteFacilitator
 ) -> None:
-    body = {"success": False, "errorReason": "insufficient_funds", "transaction": "0xabc", "network": "base"}
+    body = {"success": False, "errorReason": "insufficient_funds", "transaction": HASH, "network": "base"}
     double.on_settle(Reply.json(body))
     settlement = await remote.settle(payment(), unheard)
-    assert (settlement.outcome, settlement.transaction) == ("unknown", "0xabc")
+    assert (settlement.outcome, settlement.transaction) == ("unknown", HASH)
 
 
 @pytest.mark.parametrize("status", [201, 202, 204, 400, 402, 409, 500])
@@ -254,23 +257,58 @@ async def test_a_refusal_under_another_status_is_not_a_failure(
 
 @pytest.mark.parametrize(
     "members",
-    [{"network": None}, {"network": BASE_SEPOLIA}, {"network": "moon"}, {"amount": "1"}, {"transaction": "<b>"}],
+    [
+        *({"network": None}, {"network": BASE_SEPOLIA}, {"network": "moon"}, {"amount": "1"}, {"transaction": "<b>"}),
+        *({"transaction": word} for word in ("undefined", "pending", "0x", "0xabc", "0x" + "0" * 64)),
+        {"errorReason": "insufficient_funds"},
+    ],
+    ids=str,
 )
 async def test_a_success_that_contradicts_the_payment_is_none(
     double: FacilitatorDouble, remote: RemoteFacilitator, members: dict[str, Any]
 ) -> None:
-    body = {"success": True, "transaction": "0xabc", "network": "eip155:8453", "payer": PAYER, **members}
+    body = {"success": True, "transaction": HASH, "network": "eip155:8453", "payer": PAYER, **members}
     double.on_settle(Reply.json(body))
     assert (await remote.settle(payment(), unheard)).outcome == "unknown"
 
 
-@pytest.mark.parametrize("members", [{"network": "base"}, {"amount": "10000"}, {"amount": None, "payer": None}])
+@pytest.mark.parametrize(
+    "members", [{"network": "base"}, {"amount": "10000"}, {"amount": None, "payer": None}, {"errorReason": ""}]
+)
 async def test_a_success_by_other_words(
     double: FacilitatorDouble, remote: RemoteFacilitator, members: dict[str, Any]
 ) -> None:
-    body = {"success": True, "transaction": "0xabc", "network": "eip155:8453", **members}
+    body = {"success": True, "transaction": HASH, "network": "eip155:8453", **members}
     double.on_settle(Reply.json(body))
     assert (await remote.settle(payment(), unheard)).outcome == "settled"
+
+
+@pytest.mark.parametrize("transaction", ["pending", "1" * 64, "5" * 63, "0" * 64])
+async def test_a_word_in_place_of_a_solana_transaction_is_none(
+    double: FacilitatorDouble, remote: RemoteFacilitator, transaction: str
+) -> None:
+    requirements = {**REQUIREMENTS, "network": SOLANA_DEVNET}
+    double.on_settle(Reply.json({"success": True, "transaction": transaction, "network": SOLANA_DEVNET}))
+    settlement = await remote.settle(payment_of(evm_payload(requirements), requirements), unheard)
+    assert (settlement.outcome, settlement.transaction) == ("unknown", "")
+
+
+async def test_who_has_signed_is_the_payer_whatever_is_answered(
+    double: FacilitatorDouble, remote: RemoteFacilitator
+) -> None:
+    double.on_verify(Reply.json({"isValid": True}))
+    assert (await remote.verify(payment())).payer == PAYER
+    double.on_settle(lambda call: Reply.json(success(call, HASH, payer="0x" + "33" * 20)))
+    assert await remote.settle(payment(payer=PAYER), unheard) == ("settled", HASH, PAYER, "")
+
+
+async def test_a_member_that_comes_twice_is_no_answer(double: FacilitatorDouble, remote: RemoteFacilitator) -> None:
+    twice = f'{{"isValid":false,"isValid":true,"success":false,"success":true,"transaction":"{HASH}","network":"base"}}'
+    double.on_verify(Reply.body(twice.encode()))
+    with pytest.raises(FacilitatorUnavailable):
+        await remote.verify(payment())
+    double.on_settle(Reply.body(twice.encode()))
+    assert (await remote.settle(payment(), unheard)).outcome == "unknown"
 
 
 async def test_settling_a_second_time_is_not_paid_twice(double: FacilitatorDouble, remote: RemoteFacilitator) -> None:

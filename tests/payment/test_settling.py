@@ -25,7 +25,7 @@ from tests.support.shop import (
 from trustgate.errors import ChainError, PaymentRequired, Unavailable
 from trustgate.payment.cashier import Cashier
 from trustgate.payment.credit import append_credit
-from trustgate.payment.interfaces import Settlement
+from trustgate.payment.interfaces import Settlement, VerifyResult
 from trustgate.payment.order import Order
 from trustgate.payment.reconciler import Reconciler
 from trustgate.payment.sale import Sale
@@ -120,6 +120,23 @@ async def test_further_payments_of_one_wallet_are_settled_before_the_work(shop: 
     again = await shop.cashier.admit(order(PRICE, body=b"again", paying=signed(AMOUNT)))
     assert isinstance(again, Sale) and not again.is_upfront
     for sale in (*sales[1:], again):
+        assert isinstance(sale, Sale)
+        async with sale:
+            pass
+
+
+async def test_a_wallet_is_one_however_its_address_is_spelled(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A facilitator repeats the address as the client wrote it."""
+    spelled = iter(["0x" + "ab" * 20, "0x" + "AB" * 20, "0x" + "aB" * 20])
+
+    async def verify(_: Payment) -> VerifyResult:
+        return VerifyResult(True, "", next(spelled))
+
+    monkeypatch.setattr(shop.paper, "verify", verify)
+    orders = [order(PRICE, body=str(number).encode(), paying=signed(AMOUNT)) for number in range(3)]
+    sales = [await shop.cashier.admit(each) for each in orders]
+    assert [sale.is_upfront for sale in sales if isinstance(sale, Sale)] == [False, False, True]
+    for sale in sales:
         assert isinstance(sale, Sale)
         async with sale:
             pass

@@ -33,6 +33,7 @@ from trustgate.payment.interfaces import Facilitator, Settlement
 from trustgate.payment.ledger import Ledger
 from trustgate.payment.order import Order, Request, claim_of, pending, request_of
 from trustgate.payment.paid_answers import Answers, Recorded
+from trustgate.payment.payment_key import same_payer
 from trustgate.payment.sale import Sale, Timing, to_its_end
 from trustgate.payment.validity import settle_by_us
 from trustgate.payment.x402_wire import Presented
@@ -170,7 +171,7 @@ class Cashier:
 
     def _timing(self, payment: Payment) -> Timing:
         """Returns when a verified payment is to be settled at the latest, and whether before its upstream is asked."""
-        payer = f"{payment.offer.network} {payment.payer}"
+        payer = f"{payment.offer.network} {same_payer(payment.offer.network, payment.payer)}"
         is_upfront = payment.offer.flow == "upfront" or self._unsettled[payer] >= self._unsettled_per_payer
         return Timing(settle_by_us(payment, self.settle_within_s), None if is_upfront else payer)
 

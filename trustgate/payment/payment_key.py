@@ -58,6 +58,12 @@ def payment_key(x402_version: int, scheme: str, network_caip2: str, asset: str, 
         if transaction is not None:
             return hashlib.sha256(transaction.message).hexdigest()
     elif network.startswith("eip155:"):
+        if isinstance(payload.get("authorization"), dict) and isinstance(payload.get("permit2Authorization"), dict):
+            raise InvalidRequest(
+                "The payment has two authorizations: which of them is to be settled, facilitators differ over.",
+                code="invalid_payment",
+                hint="Send authorization or permit2Authorization, whichever is signed.",
+            )
         authorization = authorization_of(payload)
         if authorization is not None:
             # With Permit2 one nonce serves for all tokens, and with EIP-3009 each token counts its own.
@@ -82,6 +88,13 @@ def payer_of(payload: Mapping[str, Any]) -> str:
     authorization = payload.get("authorization") or payload.get("permit2Authorization")
     payer = authorization.get("from") if isinstance(authorization, dict) else None
     return payer if isinstance(payer, str) and re.fullmatch("0x[0-9a-fA-F]{40}", payer) else ""
+
+
+def same_payer(network_caip2: str, payer: str) -> str:
+    """Returns an address in the one spelling in which it is compared: those of EVM chains may have letters of any
+    case.
+    """
+    return payer.lower() if network_caip2.startswith("eip155:") else payer
 
 
 def inner_of(payload: bytes) -> dict[str, Any]:

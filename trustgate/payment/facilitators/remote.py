@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import json
 import logging
 import re
 from typing import Any, Final
@@ -26,7 +27,8 @@ from trustgate.net.addresses import host_of
 from trustgate.net.peer import Peer, PeerFailed, PeerResponse
 from trustgate.payment.facilitators.auth import Auth
 from trustgate.payment.interfaces import Kind, OnTransaction, Settlement, VerifyResult
-from trustgate.payment.networks import caip2_of
+from trustgate.payment.networks import caip2_of, is_solana
+from trustgate.payment.payment_key import inner_of, payer_of
 from trustgate.settings import why_not_base_url
 from trustgate.types import Payment
 
@@ -143,7 +145,8 @@ class RemoteFacilitator:
         answer = _decoded(reply.body, _Verify)
         if reply.status == 200 and answer is not None:
             reason = "" if answer.is_valid else _reason(answer.invalid_reason)
-            return VerifyResult(answer.is_valid, reason, _identifier(answer.payer))
+            payer = _identifier(answer.payer) or payer_of(inner_of(payment.payload))
+            return VerifyResult(answer.is_valid, reason, payer)
         if reply.status in _REFUSALS and (answer is None or not answer.is_valid):
             return VerifyResult(valid=False, reason=_reason(answer and answer.invalid_reason))
         raise self._unavailable(f"sent an invalid response to /verify (HTTP {reply.status})")
@@ -194,7 +197,9 @@ class RemoteFacilitator:
         )
 
     def _read(self, payment: Payment, status: int, answer: _Settle) -> Settlement:
-        transaction, payer = _identifier(answer.transaction), _identifier(answer.payer) or payment.payer
+        transaction = _transaction(answer.transaction, payment.offer.network)
+        # Who pays was known when the payment was verified, and is signed.
+        payer = payment.payer or _identifier(answer.payer)
         if status != 200:
             return self._unknown(payment, f"the facilitator answered with HTTP {status}", transaction)
         if not answer.success:
@@ -202,6 +207,8 @@ class RemoteFacilitator:
             if not transaction and _FINAL.fullmatch(reason):
                 return Settlement("failed", payer=payer, reason=reason)
             return self._unknown(payment, reason, transaction)
+        if answer.error_reason:
+            return self._unknown(payment, "the facilitator reports a settlement and an error at once", transaction)
         if not transaction:
             return self._unknown(payment, "the facilitator reports a settlement without its transaction")
         if not _is_network(answer.network, payment.offer.network):
@@ -240,11 +247,20 @@ def _request(payment: Payment) -> bytes:
 
 
 def _decoded(body: bytes, kind: type[Any]) -> Any:
-    """None where the body is no such thing."""
+    """None where the body is no such thing, or has a member twice: which of the two counts, readers differ over."""
     try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        answer = msgspec.json.decode(body, type=kind)
+        json.loads(body, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
         return None
+    return answer
+
+
+def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len(found) < len(members):
+        raise ValueError("a member comes twice")
+    return found
 
 
 def _extension_responses(header: str) -> dict[str, str]:
@@ -272,6 +288,17 @@ def _reason(text: str | None) -> str:
 def _identifier(text: str | None) -> str:
     """Returns a transaction or an address; "" for what can be neither."""
     return text if text is not None and re.fullmatch("[0-9A-Za-z]{1,128}", text) else ""
+
+
+def _transaction(text: str | None, network: str) -> str:
+    """Returns a transaction's id; "" for what is none on its network, such as a word that stands in for it."""
+    found = _identifier(text)
+    if network.startswith("eip155:"):
+        digits = found.removeprefix("0x")
+        return found if re.fullmatch("[0-9A-Fa-f]{64}", digits) and digits.strip("0") else ""
+    if is_solana(network):  # 64 bytes in base58
+        return found if re.fullmatch("[1-9A-HJ-NP-Za-km-z]{64,88}", found) and found.strip("1") else ""
+    return found
 
 
 def _is_network(answered: str | None, asked: str) -> bool:
