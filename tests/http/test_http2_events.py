@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.processes import PATIENCE_S
-from trustgate.http.http2 import _Events
+from trustgate.http.http2_tasks import _Events
 
 
 class Read:

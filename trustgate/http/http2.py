@@ -5,27 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
 import h2.events
 import h2.exceptions
 import h11
-from hypercorn.asyncio.task_group import TaskGroup
-from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import Body, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import H2Protocol
 from hyperframe.frame import GoAwayFrame
 from priority.priority import PriorityError
-from starlette.types import Message
 
+from trustgate.errors import InvalidRequest
 from trustgate.http.exchange import render_fields
-from trustgate.http.parser import RequestHead
+from trustgate.http.frames import Cutter, Turns
+from trustgate.http.http2_tasks import Tasks
+from trustgate.http.parser import MAX_FIELDS, RequestHead, too_many_fields
 from trustgate.http.refusals import Refusals, Shed
+from trustgate.http.sending import Headers, error_body
 from trustgate.http.waiting_streams import GONE, WaitingStream, WaitingStreams
 
 _logger = logging.getLogger("trustgate.server")
@@ -33,6 +32,7 @@ _logger = logging.getLogger("trustgate.server")
 # RFC 9113 section 7
 _INTERNAL_ERROR = 2
 _REFUSED_STREAM = 7
+_CANCEL = 8
 _ENHANCE_YOUR_CALM = 11
 _HTTP_1_1_REQUIRED = 13
 #: The last stream of a GOAWAY that announces another one (section 6.8).
@@ -41,6 +41,11 @@ _NO_LAST_STREAM = 2**31 - 1
 _ANSWERS_PING, _END_PING = b"answers.", b"the end."
 #: Resets of requests, in a second, that no client has a reason for (CVE-2023-44487).
 _MAX_RESETS_PER_S = 200
+#: The same of frames that ask for nothing: pings, settings, priorities, empty pieces of a body (section 10.5).
+_MAX_IDLE_FRAMES_PER_S = 1000
+#: Of what is put into a stream's buffer at once, and of what must be sent of it before: with both less than twice as
+#: much is kept. The rest of an answer waits in the application.
+_PIECE_BYTES = 16 * 1024
 #: How many bytes of all streams of a connection may be unread; of each stream it is 64 KiB.
 _CONNECTION_WINDOW_BYTES = 4 * 1024 * 1024
 #: Exceptions whose cause is the client.
@@ -63,10 +68,26 @@ class Http2(H2Protocol):
 
     task_group: Tasks
 
-    def __init__(self, *parts: Any) -> None:
+    def __init__(self, *parts: Any, turns: Turns, write_s: float) -> None:
+        """
+        Args:
+            parts: as ``H2Protocol`` takes them.
+            turns: those of all connections.
+            write_s: how long a client may take in nothing of an answer before its stream is reset, seconds.
+        """
         super().__init__(*parts)
+        self._turns = turns
+        self._write_s = write_s
+        self._cutter = Cutter()
+        #: Resets and frames that ask for nothing, since a moment.
         self._resets = 0
-        self._resets_since = 0.0
+        self._idle_frames = 0
+        self._counted_since = 0.0
+        #: Of each stream with an answer under way: since when nothing of it was sent, in the loop's time.
+        self._unsent_since: dict[int, float] = {}
+        self._stall_timer: asyncio.TimerHandle | None = None
+        #: Of the streams whose applications wait, or have waited, for room in a buffer: set when there is some.
+        self._rooms: dict[int, asyncio.Event] = {}
         self._door: Http2Door | None = None
         self._waiting: WaitingStreams | None = None
         #: The heads of requests that were let through, by their streams, until they are begun.
@@ -132,8 +153,13 @@ class Http2(H2Protocol):
             self._door.waiting.discard(self._waiting)
 
     async def handle(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            await self._read(event.data)
+            return
         await super().handle(event)
         if isinstance(event, Closed):
+            if self._stall_timer is not None:
+                self._stall_timer.cancel()
             self._is_acknowledged.set()
             self.is_idle.set()
             self.leave_door()
@@ -141,13 +167,32 @@ class Http2(H2Protocol):
             for buffer in list(self.stream_buffers.values()):
                 await buffer.close()
 
+    async def _read(self, data: bytes) -> None:
+        """Read frames, in turns with the other connections."""
+        for piece, work in self._cutter.cut(data):
+            await self._turns.take(work)
+            if self.closed:
+                return
+            self._count_anew()
+            if self._cutter.idle_frames - self._idle_frames > _MAX_IDLE_FRAMES_PER_S:
+                await self._calm_down()
+                return
+            await super().handle(RawData(piece))
+
+    async def _calm_down(self) -> None:
+        """End the connection of a client that floods it."""
+        with contextlib.suppress(h2.exceptions.H2Error):
+            self.connection.close_connection(_ENHANCE_YOUR_CALM)
+            await self._flush()
+        await self.send(Closed())
+
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
-            if isinstance(event, h2.events.StreamReset) and self._is_flooded():
-                self.connection.close_connection(_ENHANCE_YOUR_CALM)
-                await self._flush()
-                await self.send(Closed())
-                return
+            if isinstance(event, h2.events.StreamReset):
+                self._resets += 1
+                if self._resets > _MAX_RESETS_PER_S:
+                    await self._calm_down()
+                    return
             if isinstance(event, h2.events.PingAckReceived) and event.ping_data == self._ping_data:
                 self._is_acknowledged.set()
             if self._waiting is None or not self._waiting.take(event):
@@ -189,17 +234,20 @@ class Http2(H2Protocol):
         self._acknowledge(stream_id, size)
         await self._flush()
 
-    def _is_flooded(self) -> bool:
-        """Returns whether resets come faster than a client has a reason for (``_MAX_RESETS_PER_S``)."""
+    def _count_anew(self) -> None:
+        """Begin to count floods anew, once a second."""
         now = asyncio.get_running_loop().time()
-        if now - self._resets_since > 1:
-            self._resets_since, self._resets = now, 0
-        self._resets += 1
-        return self._resets > _MAX_RESETS_PER_S
+        if now - self._counted_since > 1:
+            self._counted_since, self._resets, self._idle_frames = now, 0, self._cutter.idle_frames
 
     def _is_welcome(self, event: h2.events.Event) -> bool:
         """Returns whether an event is passed to Hypercorn."""
         if isinstance(event, h2.events.RequestReceived):
+            if len(event.headers or ()) > MAX_FIELDS:
+                wrong = too_many_fields()
+                body = error_body(InvalidRequest(wrong.message, code=wrong.code))
+                self._answer(event.stream_id, wrong.status, [(b"content-type", b"application/json")], body)
+                return False
             pseudo = {bytes(name): bytes(value) for name, value in event.headers or () if bytes(name)[:1] == b":"}
             if pseudo.get(b":method") == b"CONNECT" or b":path" not in pseudo:
                 self._reset(event.stream_id, _HTTP_1_1_REQUIRED)
@@ -278,14 +326,17 @@ class Http2(H2Protocol):
 
     def _refuse(self, stream: WaitingStream, reason: Any) -> None:
         assert self._door is not None, "it was judged"
-        status, headers, body = self._door.shed.refusal(stream.head, reason)
+        self._answer(stream.stream_id, *self._door.shed.refusal(stream.head, reason))
+
+    def _answer(self, stream_id: int, status: int, headers: Headers, body: bytes) -> None:
+        """Give the whole answer to a request for which nothing was begun. Raises what h2 does."""
         render_fields(headers)
-        if self.connection.local_flow_control_window(stream.stream_id) < len(body):
+        if self.connection.local_flow_control_window(stream_id) < len(body):
             body = b""  # the client's flow-control window has no room for it
         fields = [(b":status", b"%d" % status), *headers, (b"content-length", b"%d" % len(body))]
-        self.connection.send_headers(stream.stream_id, fields, end_stream=not body)
+        self.connection.send_headers(stream_id, fields, end_stream=not body)
         if body:
-            self.connection.send_data(stream.stream_id, body, end_stream=True)
+            self.connection.send_data(stream_id, body, end_stream=True)
 
     def _reset(self, stream_id: int, code: int) -> None:
         with contextlib.suppress(h2.exceptions.H2Error):
@@ -293,6 +344,13 @@ class Http2(H2Protocol):
 
     async def _close_stream(self, stream_id: int) -> None:
         await super()._close_stream(stream_id)
+        buffer = self.stream_buffers.get(stream_id)
+        if buffer is not None:
+            # Its client may have reset it: nobody waits for that to be sent. A whole answer has left it by now.
+            await buffer.close()
+        room = self._rooms.pop(stream_id, None)
+        if room is not None:
+            room.set()
         if not self.streams:
             self.is_idle.set()
 
@@ -314,11 +372,73 @@ class Http2(H2Protocol):
                 self._reset(event.stream_id, _INTERNAL_ERROR)
                 await self._flush()
                 await buffer.close()
+        elif isinstance(event, Body):
+            await self._send_body(event.stream_id, event.data)
+            return
         await super().stream_send(event)
+
+    async def _send_body(self, stream_id: int, data: bytes) -> None:
+        """Have a part of an answer sent, as the client gives its stream a window.
+
+        Hypercorn's buffer takes in all that comes while there is no window: each look for one is room to it.
+        """
+        for at in range(0, len(data), _PIECE_BYTES):
+            self._watch(stream_id)
+            while stream_id in self.streams and self._is_full(stream_id):
+                room = self._rooms.setdefault(stream_id, asyncio.Event())
+                room.clear()
+                await room.wait()
+            if stream_id not in self.streams:
+                return
+            piece = data if len(data) <= _PIECE_BYTES else data[at : at + _PIECE_BYTES]
+            await super().stream_send(Body(stream_id=stream_id, data=piece))
+
+    def _is_full(self, stream_id: int) -> bool:
+        buffer = self.stream_buffers.get(stream_id)
+        return buffer is not None and len(buffer.buffer) >= _PIECE_BYTES
+
+    def _watch(self, stream_id: int) -> None:
+        """Have a stream reset whose client takes in nothing of its answer for too long."""
+        buffer = self.stream_buffers.get(stream_id)
+        if buffer is None or buffer.buffer:
+            return
+        loop = asyncio.get_running_loop()
+        self._unsent_since[stream_id] = loop.time()
+        if self._stall_timer is None:
+            self._stall_timer = loop.call_later(self._write_s, self._look_for_stalled)
+
+    def _look_for_stalled(self) -> None:
+        self._stall_timer = None
+        if self.closed:
+            return
+        now = asyncio.get_running_loop().time()
+        for stream_id, since in list(self._unsent_since.items()):
+            buffer = self.stream_buffers.get(stream_id)
+            if buffer is None or not buffer.buffer:
+                # All of it is sent, as far as it has come.
+                del self._unsent_since[stream_id]
+            elif now - since >= self._write_s:
+                del self._unsent_since[stream_id]
+                _ = self.task_group.spawn_task(self._cut(stream_id))  # the group keeps it
+        if self._unsent_since:
+            after_s = min(self._unsent_since.values()) + self._write_s - now
+            self._stall_timer = asyncio.get_running_loop().call_later(after_s, self._look_for_stalled)
+
+    async def _cut(self, stream_id: int) -> None:
+        """Reset a stream; for its application the client has gone."""
+        self._reset(stream_id, _CANCEL)
+        await self._flush()
+        await self._close_stream(stream_id)
+        await self._window_updated(stream_id)
 
     async def _send_data(self, stream_id: int) -> None:
         try:
+            if stream_id in self._unsent_since and self.connection.local_flow_control_window(stream_id) > 0:
+                self._unsent_since[stream_id] = asyncio.get_running_loop().time()
             await super()._send_data(stream_id)
+            room = self._rooms.get(stream_id)
+            if room is not None and not self._is_full(stream_id):
+                room.set()
         except (*PEER_FAULTS, KeyError):
             # The stream has gone between two steps of sending.
             buffer = self.stream_buffers.pop(stream_id, None)
@@ -337,82 +457,3 @@ def _head(event: h2.events.RequestReceived) -> RequestHead:
     head = RequestHead(pseudo[b":method"].decode().upper(), path if is_path else b"/", "2")
     head.headers = [field for field in fields if field[0][:1] != b":"]
     return head
-
-
-class Tasks(TaskGroup):
-    """Runs the applications of a connection. A request that one leaves unread holds up no other stream."""
-
-    def spawn_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        return self._task_group.create_task(coroutine)
-
-    #: Called with how many bytes of its body were read, for the request that is begun next.
-    on_read: Callable[[int], Awaitable[None]] | None = None
-
-    async def spawn_app(
-        self, app: Any, config: Config, scope: Any, send: Callable[[Any], Awaitable[None]]
-    ) -> Callable[[Any], Awaitable[None]]:
-        events = _Events(self.on_read)
-
-        async def run() -> None:
-            # It is cancelled only together with its whole connection: then there is nothing to end.
-            try:
-                await app(scope, events.get, send, None, None)
-            except Exception:
-                _logger.exception("internal error in a request")
-            await events.close()
-            await send(None)
-
-        self.spawn(run)
-        return events.put
-
-
-class _Events:
-    """The ASGI events of a request. Their bound is the stream's window: what is unread is not acknowledged."""
-
-    def __init__(self, on_read: Callable[[int], Awaitable[None]] | None) -> None:
-        self._on_read = on_read
-        self._body = bytearray()
-        self._is_whole = False
-        self._is_told = False
-        self._is_gone = False
-        self._is_closed = False
-        self._others: deque[Message] = deque()
-        self._woken = asyncio.Event()
-
-    async def put(self, message: Message) -> None:
-        if message["type"] == "http.request":
-            if self._is_closed:
-                await self._read(len(message["body"]))
-                return
-            self._body += message["body"]
-            self._is_whole = not message["more_body"]
-        elif message["type"] == "http.disconnect":
-            self._is_gone = True
-        else:
-            self._others.append(message)
-        self._woken.set()
-
-    async def get(self) -> Message:
-        while True:
-            if self._others:
-                return self._others.popleft()
-            if self._is_gone:
-                return {"type": "http.disconnect"}
-            if self._body or (self._is_whole and not self._is_told):
-                body, self._body = bytes(self._body), bytearray()
-                self._is_told = self._is_whole
-                await self._read(len(body))
-                return {"type": "http.request", "body": body, "more_body": not self._is_told}
-            self._woken.clear()
-            await self._woken.wait()
-
-    async def close(self) -> None:
-        """Drop what is unread: the application has ended."""
-        self._is_closed = True
-        size = len(self._body)
-        self._body.clear()
-        await self._read(size)
-
-    async def _read(self, size: int) -> None:
-        if size and self._on_read is not None:
-            await self._on_read(size)

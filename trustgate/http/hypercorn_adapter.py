@@ -10,6 +10,10 @@ Owns what Hypercorn leaves open towards hostile or unlucky clients:
     HTTP/2: frames for streams that have ended, in any order        the end of that stream, instead of the connection's
     HTTP/2: priorities (RFC 9113 section 5.3)                       ignored, instead of kept without end
     HTTP/2: requests that are made and reset, one after another     the end of the connection
+    HTTP/2: frames that ask for nothing, one after another          the end of the connection
+    HTTP/2: many small frames at once, from many connections        read in turns, between which other requests run
+    HTTP/2: an answer for which the client gives no window          a reset after a while; little of it is in memory
+    HTTP/2: more fields than HTTP/1.1 may have                      refused
     HTTP/2: a request without room                                  waits or is refused, and no stream is made for it
     HTTP/2: the end of a connection from here                       announced (GOAWAY), so that no request is lost
 """
@@ -21,6 +25,7 @@ import contextlib
 import logging
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import h11
@@ -43,8 +48,10 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 from starlette.types import ASGIApp
 
+from trustgate.http.frames import Turns
 from trustgate.http.http1 import Connection
-from trustgate.http.http2 import PEER_FAULTS, Http2, Http2Door, Tasks
+from trustgate.http.http2 import PEER_FAULTS, Http2, Http2Door
+from trustgate.http.http2_tasks import Tasks
 from trustgate.http.hypercorn_config import make_config
 from trustgate.http.refusals import Refusals, Shed
 from trustgate.http.timeouts import ConnectionTimeouts
@@ -73,6 +80,7 @@ class Protocols:
         self._config = make_config(timeouts)
         self._app = ASGIWrapper(app)  # type: ignore[arg-type]
         self._timeouts = timeouts
+        self._turns = Turns(self._loop)
         self._connections: dict[asyncio.Task[None], _Connection] = {}
 
     def adopt(self, connection: Connection) -> None:
@@ -84,7 +92,7 @@ class Protocols:
         task = asyncio.current_task()
         assert task is not None, "a connection has a task"
         parts = (self._app, self._loop, self._config, WorkerContext(None), reader, writer)
-        connection = self._connections[task] = _Connection(*parts, self._timeouts, self._door)
+        connection = self._connections[task] = _Connection(*parts, self._timeouts, self._door, self._turns)
         try:
             with contextlib.suppress(asyncio.CancelledError):
                 await connection.run()
@@ -122,9 +130,11 @@ class _Connection(TCPServer):
         writer: asyncio.StreamWriter,
         timeouts: ConnectionTimeouts,
         door: Http2Door | None,
+        turns: Turns,
     ) -> None:
         super().__init__(app, loop, config, context, {}, reader, writer)
         self._door = door
+        self._turns = turns
         self._timeouts = timeouts
         self._has_ended = False
 
@@ -147,6 +157,7 @@ class _Connection(TCPServer):
                         _address(connection, connection.getsockname),
                         self.protocol_send,
                     ),
+                    partial(Http2, turns=self._turns, write_s=self._timeouts.write_s),
                     self._door,
                     is_h2=tls is not None and tls.selected_alpn_protocol() == "h2",
                 )
@@ -227,13 +238,16 @@ def _address(connection: Any, name: Callable[[], Any]) -> tuple[str, int] | None
 class _Protocol:
     """What a connection speaks: HTTP/1.1 until it asks for HTTP/2."""
 
-    def __init__(self, parts: tuple[Any, ...], door: Http2Door | None, *, is_h2: bool) -> None:
+    def __init__(
+        self, parts: tuple[Any, ...], make_http2: Callable[..., Http2], door: Http2Door | None, *, is_h2: bool
+    ) -> None:
         self._parts = parts
+        self._make_http2 = make_http2
         self._door = door
         self.protocol: H11Protocol | H2Protocol = self._h2() if is_h2 else _H11(*parts)
 
     def _h2(self) -> Http2:
-        protocol = Http2(*self._parts)
+        protocol = self._make_http2(*self._parts)
         if self._door is not None:
             protocol.ask(self._door)
         return protocol

@@ -68,6 +68,10 @@ def head_too_slow() -> InvalidHttp:
     return InvalidHttp(408, "request_timeout", "The head of the request did not come to its end in time.")
 
 
+def too_many_fields() -> InvalidHttp:
+    return InvalidHttp(431, "header_too_large", f"The request has more than {MAX_FIELDS} header fields.")
+
+
 def _request_line_too_large() -> InvalidHttp:
     return InvalidHttp(
         414, "uri_too_long", f"The request line is larger than {MAX_REQUEST_LINE_BYTES} bytes: send data in the body."
@@ -238,7 +242,7 @@ def read_head(data: bytes) -> RequestHead:
     if not fields.are_read:
         raise _invalid("its head has no end")
     if len(fields.found) > MAX_FIELDS:
-        raise InvalidHttp(431, "header_too_large", f"The request has more than {MAX_FIELDS} header fields.")
+        raise too_many_fields()
     if line[1] == b"CONNECT":
         raise _unknown_method()
     head = RequestHead(line[1].decode(), line[2], version.decode())
