@@ -177,6 +177,35 @@ def test_output_that_cannot_be_written_is_told(home: Gateway) -> None:
     assert result.stderr.startswith(b"Error: The output cannot be written")
 
 
+def _in_shell(home: Gateway, command: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a line of a shell; in it ``trustgate`` is the program on this home."""
+    program = f'trustgate() {{ exec "{sys.executable}" -m trustgate --home "{home.home}" "$@"; }}\n'
+    return subprocess.run(
+        ["sh", "-c", program + command], env=clean_environment(), capture_output=True, timeout=PATIENCE_S, check=False
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_an_exit_code_does_not_depend_on_what_stderr_takes(home: Gateway) -> None:
+    home.make_home()
+    assert _in_shell(home, "trustgate tenant show nobody 2>/dev/full").returncode == 4
+    assert _in_shell(home, "trustgate tenant nonsense 2>/dev/full >/dev/full").returncode == 2
+    # It says on stderr that there is nothing to list.
+    assert _in_shell(home, "trustgate tenant list 2>/dev/full").returncode == 0
+    assert _in_shell(home, "trustgate tenant list --json >/dev/full 2>&-").returncode == 1
+
+
+def test_what_is_opened_never_takes_the_place_of_output_that_is_closed(home: Gateway) -> None:
+    """Else messages would be written into the database, whose file would have the number of stderr."""
+    added = _in_shell(home, "trustgate tenant add bob <&- >&-")
+    assert (added.returncode, added.stderr.splitlines()[0]) == (
+        1,
+        b"Error: The output cannot be written: Bad file descriptor.",
+    )
+    assert _in_shell(home, "trustgate tenant show nobody <&- >&- 2>&-").returncode == 4
+    assert home.cli_json("tenant", "list")["tenants"][0]["name"] == "bob"
+
+
 def test_a_fault_of_our_own_is_told_without_a_traceback_unless_it_is_wanted() -> None:
     program = (
         "import sys; import trustgate.cli.version as v; from trustgate.cli import run\n"

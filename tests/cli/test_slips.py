@@ -144,6 +144,20 @@ def test_the_second_interrupt_stops_at_once(make_gateway: GatewayFactory) -> Non
     assert gateway.cli("doctor", "--books").returncode == 0
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_server_whose_log_is_on_a_full_disk_serves_and_stops_as_it_should(home: Gateway) -> None:
+    command = [sys.executable, "-m", "trustgate", "--home", str(home.home), "serve", "--port", "0"]
+    with Path("/dev/full").open("wb") as full:
+        server = subprocess.Popen(
+            [*command, "--upstream", "builtin:echo"], env=clean_environment(), stdout=subprocess.PIPE, stderr=full
+        )
+    assert server.stdout is not None
+    with server.stdout:
+        assert server.stdout.readline().startswith(b"TrustGate is ready at")
+        server.send_signal(signal.SIGINT)
+        assert server.wait(PATIENCE_S) == 0
+
+
 def test_many_commands_without_a_server_take_turns(home: Gateway) -> None:
     home.make_home()
     command = [sys.executable, "-m", "trustgate", "--home", str(home.home), "tenant", "add"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from typing import Any
 
 import httpx
@@ -13,7 +15,7 @@ from tests.support.entries import make_receipt
 from tests.support.processes import wait_until
 from tests.support.upstream import Reply, Upstream
 from trustgate.errors import NotFound
-from trustgate.observe.request_log import RequestLog
+from trustgate.observe.request_log import RequestLog, StderrHandler, formatter
 
 _SAID = "a prompt that nobody may read"
 
@@ -68,6 +70,29 @@ def test_text_for_people_stays_on_one_line(capfdbinary: Any) -> None:
     request, refusal = capfdbinary.readouterr().err.decode().splitlines()
     assert "chat.completions a�name: 200 complete, 100+50 tokens, 100/900 ms" in request
     assert refusal.endswith("REFUSAL embeddings: 404 not_found, rcpt_1")
+
+
+def test_a_reader_that_has_stopped_holds_up_no_message_for_longer_than_a_moment() -> None:
+    reader, writer = os.pipe()
+    stderr = os.dup(2)
+    handler = StderrHandler()
+    handler.setFormatter(formatter("json"))
+    try:
+        os.dup2(writer, 2)
+        for n in range(40):  # more than a pipe holds; a handler that waits for the reader never ends
+            handler.emit(logging.makeLogRecord({"name": "x", "levelname": "INFO", "msg": f"{n} {'x' * 4000}"}))
+        os.set_blocking(reader, False)
+        taken = os.read(reader, 2**20)
+        handler.emit(logging.makeLogRecord({"name": "x", "levelname": "INFO", "msg": "the last"}))
+        *lines, lost, last = (taken + os.read(reader, 2**20)).splitlines()
+    finally:
+        os.dup2(stderr, 2)
+        for number in (reader, writer, stderr):
+            os.close(number)
+    whole = sum(line.endswith(b"}") for line in lines)
+    assert 0 < whole < 40
+    assert json.loads(lost)["message"] == f"stderr could not be written: {40 - whole} messages were lost"
+    assert json.loads(last)["message"] == "the last"
 
 
 def test_a_reader_that_does_not_keep_up_costs_lines_not_memory(capfdbinary: Any) -> None:

@@ -72,6 +72,34 @@ async def test_a_stop_that_does_not_end_is_ended_and_names_what_it_waits_for(
     assert "the one that hangs" in said
 
 
+async def test_what_a_stop_waits_for_longer_than_a_moment_is_logged_once_with_its_time(
+    ended: Ended, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", "trustgate.server")
+    monkeypatch.setattr(stopping, "_LOGGED_AFTER_S", 0.0)
+
+    async def until_logged(*messages: str) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while len(caplog.messages) < len(messages):
+                await asyncio.sleep(0.001)
+        assert caplog.messages == list(messages)
+        caplog.clear()
+
+    stop = Stopping(3600.0, ends_process=True)
+    stop.begin()
+    await until_logged("stopping: waiting for requests, for 3630 s at most")
+    async with stop.step("the database", 1800.0):
+        await until_logged("stopping: waiting for the database, for 1800 s at most")
+    stop.name_step("the disk")
+    await until_logged("stopping: waiting for the disk, for 3630 s at most")
+    monkeypatch.setattr(stopping, "_LOGGED_AFTER_S", 1800.0)
+    monkeypatch.setattr(stopping, "_THREADS_S", 0.0)
+    stop.name_step("a moment")
+    stop.closed()
+    assert await asyncio.to_thread(ended.wait) == 0
+    assert caplog.messages == []
+
+
 async def test_once_all_is_closed_threads_keep_the_process_for_a_moment_and_it_has_stopped_well(
     ended: Ended, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +216,7 @@ def test_a_facilitator_that_hangs_keeps_no_server_from_stopping(make_gateway: Ga
             asked = pool.submit(ask, customer, paying)
             facilitator.wait_for_settles()
             assert gateway.stop() == 0, gateway.logs()
+            assert "stopping: waiting for requests to end, for" in gateway.logs()
             assert asked.result() != 200, "what is not paid for is not delivered"
         gateway.start()
         market.reconcile()

@@ -23,10 +23,12 @@ from trustgate.cli.commands import Commands
 from trustgate.cli.fast_options import read_plainly
 from trustgate.errors import InvalidRequest, TrustGateError
 from trustgate.signals import hold_hangup
+from trustgate.stderr import keep_standard_files
 
 _INTERRUPTED = 130
 _PIPE_BROKEN = 141
-_OUTPUT_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
+#: Why standard output takes nothing: its disk is full, its terminal is gone, it is closed.
+_OUTPUT_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF))
 
 read_plainly()
 app = typer.Typer(
@@ -68,8 +70,15 @@ def _globals(
 
 def main() -> NoReturn:
     """The console script ``trustgate``."""
+    keep_standard_files()
     hold_hangup()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What a command that failed had begun to print. At its end the interpreter would exit with a code of its own.
+        _drop_output()
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -103,7 +112,7 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _OUTPUT_FULL and error.filename is None:
             _drop_output()
-            return _fail(f"The output cannot be written: {error.strerror}.", "Free some space there.", 1)
+            return _fail(f"The output cannot be written: {error.strerror}.", "Free some space where it goes, or print it elsewhere.", 1)
         from trustgate.settings import debug_wanted
 
         if debug_wanted():

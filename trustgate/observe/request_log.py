@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -21,19 +20,21 @@ import msgspec
 from trustgate.errors import TrustGateError
 from trustgate.ids import now_us
 from trustgate.settings import LogSettings
+from trustgate.stderr import write_stderr
 from trustgate.types import Receipt
 
 Form = Literal["text", "json"]
 
 _FLUSH_EVERY_S = 0.25
 _LINES_MOST = 20_000
+#: How long a message waits for the reader of stderr, and lines of requests, which wait in a thread; seconds.
+_READER_S = 0.1
+_READER_OF_LINES_S = 5.0
 #: Members of a receipt that say nothing to a reader of logs.
 _LEFT_OUT = frozenset(
     ("v", "id", "created_us", "tseq", "tprev", "request_commitment", "response_commitment", "price_hash", "policy_hash")
 )
 _MEMBERS = tuple(name for name in Receipt.__struct_fields__ if name not in _LEFT_OUT)
-
-_STDERR = 2
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -63,10 +64,17 @@ def formatter(form: Form) -> logging.Formatter:
 
 
 class StderrHandler(logging.Handler):
-    """Writes messages to stderr, and does without where that is full or closed: nothing is kept that could fail later.
+    """Writes messages to stderr, and does without where that is full, closed, or not read: nothing fails of it later.
 
-    ``logging.StreamHandler`` would leave the text in a buffer whose flush fails at the end of the process.
+    ``logging.StreamHandler`` would leave the text in a buffer whose flush fails at the end of the process, and would
+    hold up the event loop for as long as a pipe's reader has stopped.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lost = 0
+        #: Whether the last one that was written ends in the middle.
+        self._is_cut = False
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -74,17 +82,26 @@ class StderrHandler(logging.Handler):
         except Exception:  # noqa: BLE001 - a message that cannot be formatted must not stop what it reports
             self.handleError(record)
         else:
-            _write_stderr(text.encode(errors="replace") + b"\n")
+            if self._lost:
+                text = f"{self.format(_lost_messages(self._lost))}\n{text}"
+            data = f"{chr(10) if self._is_cut else ''}{text}\n".encode(errors="replace")
+            # Its reader gets a moment, but not with every message.
+            written = write_stderr(data, 0.0 if self._lost else _READER_S)
+            if written:
+                self._is_cut = written < len(data)
+            self._lost = 0 if written == len(data) else self._lost + 1
 
 
-def _write_stderr(data: bytes) -> bool:
-    """Returns whether all of it could be written."""
-    try:
-        while data:
-            data = data[os.write(_STDERR, data) :]
-    except OSError:
-        return False
-    return True
+def _lost_messages(count: int) -> logging.LogRecord:
+    return logging.makeLogRecord(
+        {
+            "name": _logger.name,
+            "levelno": logging.WARNING,
+            "levelname": "WARNING",
+            "msg": "stderr could not be written: %d messages were lost",
+            "args": (count,),
+        }
+    )
 
 
 def log_to_stderr(settings: LogSettings) -> None:
@@ -161,7 +178,8 @@ class RequestLog:
     def flush(self) -> None:
         lines, self._lines = self._lines, []
         dropped, self._dropped = self._dropped, 0
-        if lines and not _write_stderr(b"\n".join(lines) + b"\n"):
+        text = b"".join(line + b"\n" for line in lines)
+        if lines and write_stderr(text, _READER_OF_LINES_S) < len(text):
             self._lost += len(lines)
         elif self._lost:
             lost, self._lost = self._lost, 0

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 from trustgate.signals import take_held_hangup
+from trustgate.stderr import write_stderr
 from trustgate.tasks import end_tasks
 
 #: The exit code of a process that SIGINT ended, as shells have it.
@@ -36,9 +37,9 @@ def stop_on_signal() -> asyncio.Event:
 
     def interrupted() -> None:
         if stop.is_set():
-            os.write(2, b"Stopped at once; running requests are cut.\n")
+            write_stderr(b"Stopped at once; running requests are cut.\n")
             os._exit(_INTERRUPTED)
-        os.write(2, b"\nStopping when running requests have ended; Ctrl-C again stops at once.\n")
+        write_stderr(b"\nStopping when running requests have ended; Ctrl-C again stops at once.\n")
         stop.set()
 
     loop.add_signal_handler(signal.SIGTERM, stop.set)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from trustgate.admin.staged import clean_up
 from trustgate.errors import StoreLocked
-from trustgate.gateway.path.inflight import InFlight
+from trustgate.gateway.path.inflight import CUT_S, InFlight
 from trustgate.http.sockets import address_of, listen_admin, listen_public
 from trustgate.http.timeouts import ConnectionTimeouts
 from trustgate.http.tls import Certificate
@@ -383,7 +383,7 @@ async def _run_until(
         _settle()
         listening.on_ready()
         draining = asyncio.ensure_future(
-            _drain_on(stop, leave, settings, server.running, listeners, listening.is_replaced)
+            _drain_on(stop, stopping, leave, settings, server.running, listeners, listening.is_replaced)
         )
         try:
             # A listener that fails ends the server; else its connections end with their requests, or after those.
@@ -482,6 +482,7 @@ def _settle() -> None:
 
 async def _drain_on(
     stop: asyncio.Event,
+    stopping: Stopping,
     leave: asyncio.Event,
     settings: Settings,
     running: InFlight,
@@ -495,9 +496,11 @@ async def _drain_on(
     delay_s, grace_s = settings.serve.stop_delay_s, settings.serve.shutdown_grace_s
     if delay_s and running.leaving:
         _logger.info("stopping in %g s: /health answers 503 until then", delay_s)
+        stopping.name_step("proxies to send requests elsewhere (serve.stop_delay_s)", delay_s)
         await asyncio.wait((listeners,), timeout=delay_s)
     leave.set()
     until_s = time.monotonic() + grace_s
     _logger.info("stopping: what runs has %g s to end (requests: %d)", grace_s, len(running))
+    stopping.name_step("requests to end", grace_s + CUT_S)
     await asyncio.wait((listeners,), timeout=grace_s)
     await running.drain(max(0.0, until_s - time.monotonic()))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
-import select
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from trustgate.errors import Unavailable
+from trustgate.stderr import write_stderr
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -23,8 +24,8 @@ _logger = logging.getLogger("trustgate.server")
 LAST_S = 30.0
 #: How long threads have to end once everything is closed, seconds.
 _THREADS_S = 3.0
-#: What a pipe takes in whole where it has room (POSIX, PIPE_BUF).
-_MOST_BYTES = 512
+#: What is waited for longer than this is logged, seconds.
+_LOGGED_AFTER_S = 2.5
 
 
 class Stopping:
@@ -41,6 +42,9 @@ class Stopping:
         self.within_s = grace_s + last_s
         self._ends_process = ends_process
         self._what = "requests"
+        #: Since when and until when that is waited for, and whether it was logged.
+        self._since_s, self._step_until_s = 0.0, math.inf
+        self._is_logged = False
         self._exit_code = 1
         self._until_s = 0.0
         self._changed = threading.Condition()
@@ -50,14 +54,24 @@ class Stopping:
         """Begin to count the time. Calls after the first change nothing."""
         if not self._ends_process or self._thread is not None:
             return
-        self._until_s = time.monotonic() + self.within_s
+        self._since_s = time.monotonic()
+        self._until_s = self._since_s + self.within_s
         # A daemon: the end of the process does not wait for it.
         self._thread = threading.Thread(target=self._watch, name="trustgate-stop", daemon=True)
         self._thread.start()
 
-    def name_step(self, what: str) -> None:
-        """Note what is waited for from now on, as long as the whole stop may take. ``what``: in words for people."""
-        self._what = what
+    def name_step(self, what: str, within_s: float | None = None) -> None:
+        """Note what is waited for from now on. It is logged once that takes longer than a moment.
+
+        Args:
+            what: in words for people.
+            within_s: for how long, seconds; None: as long as the whole stop may take.
+        """
+        with self._changed:
+            self._what, self._is_logged = what, False
+            self._since_s = time.monotonic()
+            self._step_until_s = math.inf if within_s is None else self._since_s + within_s
+            self._changed.notify()
 
     @contextlib.asynccontextmanager
     async def step(self, what: str, within_s: float | None = None) -> AsyncIterator[None]:
@@ -69,7 +83,7 @@ class Stopping:
             what: in words for people.
             within_s: the time, seconds; None: as long as the whole stop may take.
         """
-        self.name_step(what)
+        self.name_step(what, within_s)
         try:
             async with asyncio.timeout(within_s) as limit:
                 yield
@@ -88,25 +102,35 @@ class Stopping:
     def closed(self) -> None:
         """Note that everything is closed: threads that still run get ``_THREADS_S``, and the exit code is 0."""
         with self._changed:
-            self._what, self._exit_code = "threads that do not end", 0
+            self._what, self._exit_code, self._is_logged = "threads that do not end", 0, True
             self._until_s = min(self._until_s, time.monotonic() + _THREADS_S)
             self._changed.notify()
 
     def _watch(self) -> None:
-        with self._changed:
-            while (left_s := self._until_s - time.monotonic()) > 0:
-                self._changed.wait(left_s)
+        while True:
+            with self._changed:
+                waits_for = self._waits_for()
+                left_s = self._until_s - time.monotonic()
+                if left_s <= 0:
+                    break
+                if not waits_for:
+                    look_s = math.inf if self._is_logged else self._since_s + _LOGGED_AFTER_S - time.monotonic()
+                    self._changed.wait(min(left_s, look_s))
+            if waits_for:
+                _logger.info("stopping: waiting for %s", waits_for)
         ours = (threading.main_thread(), threading.current_thread())
         threads = ", ".join(each.name for each in threading.enumerate() if each not in ours)
-        _say(
+        write_stderr(
             f"Stopped without waiting any longer for: {self._what}{f' (threads: {threads})' if threads else ''}. "
-            "Receipts of all answers that have ended are in the database or in the journal.\n"
+            "Receipts of all answers that have ended are in the database or in the journal.\n".encode()
         )
         os._exit(self._exit_code)
 
-
-def _say(text: str) -> None:
-    """Write to stderr, unless that would block: what reads it may have stopped."""
-    with contextlib.suppress(OSError, ValueError):
-        if select.select([], [2], [], 0)[1]:
-            os.write(2, text.encode()[-_MOST_BYTES:])
+    def _waits_for(self) -> str:
+        """Returns what is waited for and for how long yet, once it is to be logged; else ""."""
+        now_s = time.monotonic()
+        if self._is_logged or now_s < self._since_s + _LOGGED_AFTER_S:
+            return ""
+        self._is_logged = True
+        left_s = max(0.0, min(self._until_s, self._step_until_s) - now_s)
+        return f"{self._what}, for {left_s:.0f} s at most"

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 
 from trustgate.server.overseer import BEAT_S, NO_OVERSEER, Overseer
 from trustgate.signals import hold_hangup, take_held_hangup
+from trustgate.stderr import write_stderr
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -292,12 +293,12 @@ class Supervisor:
 
     def _stop(self, number: int) -> None:
         if self._is_stopping and number == signal.SIGINT:
-            os.write(2, b"Stopped at once; running requests are cut.\n")
+            write_stderr(b"Stopped at once; running requests are cut.\n")
             self._exit_code = _INTERRUPTED
             self._send_all(signal.SIGKILL)
             return
         if number == signal.SIGINT:
-            os.write(2, b"\nStopping when running requests have ended; Ctrl-C again stops at once.\n")
+            write_stderr(b"\nStopping when running requests have ended; Ctrl-C again stops at once.\n")
         self._is_stopping = True
         self._due_s.clear()
         self._to_replace.clear()

@@ -30,7 +30,7 @@ _LOOK_EVERY_S = 0.5
 #: timer instead of two.
 SLOW_AFTER_S = 0.05
 #: How long requests that were cut at the end get to be accounted for, seconds.
-_CUT_S = 5.0
+CUT_S = 5.0
 
 #: Why a request is not admitted; "": it is.
 NoRoom = Literal["", "draining", "full", "share"]
@@ -348,7 +348,7 @@ class InFlight:
     async def drain(self, grace_s: float) -> None:
         """Admit no request, wait for those that run, and cut what is left after ``grace_s`` seconds.
 
-        What was cut has ``_CUT_S`` seconds to be accounted for; what takes longer is in the journal, or as if this
+        What was cut has ``CUT_S`` seconds to be accounted for; what takes longer is in the journal, or as if this
         process were killed now.
         """
         self.begin_stop()
@@ -361,6 +361,6 @@ class InFlight:
         except TimeoutError:
             for cancellation in self:
                 cancellation.cancel("shutdown")
-            await wait_at_most(emptied, _CUT_S)
+            await wait_at_most(emptied, CUT_S)
             if len(self):
                 _logger.warning("stopping: %d requests that were cut are not waited for any more", len(self))

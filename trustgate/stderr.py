@@ -1,0 +1,74 @@
+"""Standard error, as what a program says there must never alter what it does.
+
+It may be a file on a full disk, a terminal that is gone, a pipe that nobody reads, or closed. Standard library only: the
+program calls this before its own imports.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import sys
+from typing import TextIO
+
+_STDERR = 2
+#: What a pipe that is ready takes without blocking (pipe(7)).
+_MOST_BYTES = select.PIPE_BUF
+
+
+def write_stderr(data: bytes, wait_s: float = 0.0) -> int:
+    """Write to stderr as far as it takes it. Never raises.
+
+    Args:
+        data: what to write.
+        wait_s: how long to wait, seconds, where its reader does not keep up.
+
+    Returns:
+        How many bytes were written.
+    """
+    written = 0
+    waiting = select.poll()
+    waiting.register(_STDERR, select.POLLOUT)
+    try:
+        while written < len(data) and waiting.poll(wait_s * 1000):
+            written += os.write(_STDERR, data[written : written + _MOST_BYTES])
+    except OSError:
+        pass  # the caller sees it by the count
+    return written
+
+
+class _Lenient(io.FileIO):
+    """A file that takes everything: what cannot be written is dropped."""
+
+    def write(self, data: object) -> int:
+        rest = memoryview(data)  # type: ignore[arg-type] - whatever has a buffer, as the base class
+        size = rest.nbytes
+        try:
+            while rest:
+                rest = rest[super().write(rest) :]
+        except OSError:
+            pass  # the caller could do nothing but stop
+        return size
+
+
+def keep_standard_files() -> None:
+    """Have the numbers 0 to 2 be no other files, and failures of stderr change nothing. For the start of the program.
+
+    Where one of them is closed (``>&-``, some supervisors), the next file that is opened gets its number: messages would
+    be written into the database. In its place comes what cannot be written, so that lost output is still an error.
+    """
+    try:
+        while (number := os.open(os.devnull, os.O_RDONLY)) <= _STDERR:
+            os.set_inheritable(number, True)
+        os.close(number)
+    except OSError:
+        return  # no /dev/null, or no file left to be opened: the command meets that itself
+    if sys.stdout is None:
+        sys.stdout = _text(io.open(1, "wb", closefd=False))
+    encoding = "utf-8" if sys.stderr is None else sys.stderr.encoding
+    sys.stderr = _text(_Lenient(_STDERR, "wb", closefd=False), encoding)
+
+
+def _text(file: io.RawIOBase | io.BufferedIOBase, encoding: str = "utf-8") -> TextIO:
+    return io.TextIOWrapper(file, encoding, errors="replace", line_buffering=True, write_through=True)  # type: ignore[type-var]
