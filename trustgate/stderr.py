@@ -1,7 +1,7 @@
 """Standard error, as what a program says there must never alter what it does.
 
-It may be a file on a full disk, a terminal that is gone, a pipe that nobody reads, or closed. Standard library only: the
-program calls this before its own imports.
+It may be a file on a full disk, a terminal that is gone, a pipe that is not read, or closed. Standard library
+only: the program calls this before all else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import os
 import select
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 _STDERR = 2
 #: What a pipe that is ready takes without blocking (pipe(7)).
@@ -41,8 +41,8 @@ def write_stderr(data: bytes, wait_s: float = 0.0) -> int:
 class _Lenient(io.FileIO):
     """A file that takes everything: what cannot be written is dropped."""
 
-    def write(self, data: object) -> int:
-        rest = memoryview(data)  # type: ignore[arg-type] - whatever has a buffer, as the base class
+    def write(self, data: Any) -> int:
+        rest = memoryview(data)
         size = rest.nbytes
         try:
             while rest:
@@ -55,8 +55,8 @@ class _Lenient(io.FileIO):
 def keep_standard_files() -> None:
     """Have the numbers 0 to 2 be no other files, and failures of stderr change nothing. For the start of the program.
 
-    Where one of them is closed (``>&-``, some supervisors), the next file that is opened gets its number: messages would
-    be written into the database. In its place comes what cannot be written, so that lost output is still an error.
+    Where one of them is closed (``>&-``, some supervisors), the next file that is opened gets its number: messages
+    would be written into the database. In its place comes one that cannot be written, so that lost output is told.
     """
     try:
         while (number := os.open(os.devnull, os.O_RDONLY)) <= _STDERR:
@@ -65,7 +65,7 @@ def keep_standard_files() -> None:
     except OSError:
         return  # no /dev/null, or no file left to be opened: the command meets that itself
     if sys.stdout is None:
-        sys.stdout = _text(io.open(1, "wb", closefd=False))
+        sys.stdout = _text(io.FileIO(1, "wb", closefd=False))
     encoding = "utf-8" if sys.stderr is None else sys.stderr.encoding
     sys.stderr = _text(_Lenient(_STDERR, "wb", closefd=False), encoding)
 

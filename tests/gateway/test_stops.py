@@ -79,9 +79,7 @@ async def test_what_a_stop_waits_for_longer_than_a_moment_is_logged_once_with_it
     monkeypatch.setattr(stopping, "_LOGGED_AFTER_S", 0.0)
 
     async def until_logged(*messages: str) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while len(caplog.messages) < len(messages):
-                await asyncio.sleep(0.001)
+        await asyncio.to_thread(wait_until, lambda: len(caplog.messages) >= len(messages), "what is logged")
         assert caplog.messages == list(messages)
         caplog.clear()
 

@@ -112,7 +112,8 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _OUTPUT_FULL and error.filename is None:
             _drop_output()
-            return _fail(f"The output cannot be written: {error.strerror}.", "Free some space where it goes, or print it elsewhere.", 1)
+            hint = "Free some space where it goes, or print it elsewhere."
+            return _fail(f"The output cannot be written: {error.strerror}.", hint, 1)
         from trustgate.settings import debug_wanted
 
         if debug_wanted():
