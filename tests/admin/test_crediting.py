@@ -66,6 +66,32 @@ async def test_a_reference_of_another_amount_is_refused(plane: Plane, acme: Tena
         await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=2 * CENT, reference="invoice 1"))
 
 
+async def test_a_refund_that_was_broken_off_never_takes_a_balance_below_zero(plane: Plane, acme: Tenant) -> None:
+    """Requests used the balance meanwhile. Once there is enough again its own command takes it, and no other does."""
+    await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=CENT))
+    at_us = now_us()
+    note = CreditNote(
+        id=new_id("credit", at_us),
+        tenant_id=acme.id,
+        reference="out 1",
+        receipt_id=new_id("rcpt", at_us),
+        credited_nano_usd=-2 * CENT,
+        created_us=at_us,
+    )
+    await plane.store.put(note)
+    repeated = PaymentRefundCredit(tenant="acme", amount_nano_usd=2 * CENT, reference="out 1")
+    with pytest.raises(Conflict, match=r"was broken off, and acme has less than 0\.02 USD by now") as refused:
+        await plane.admin.execute(repeated)
+    assert refused.value.code == "balance_too_small"
+    added = await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=3 * CENT, reference="in 1"))
+    assert added.balance_nano_usd == 4 * CENT
+    done = await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=CENT, reference="in 2"))
+    assert done.balance_nano_usd == 5 * CENT
+    for _ in range(2):
+        taken = await plane.admin.execute(repeated)
+        assert (taken.change.receipt, taken.change.balance_nano_usd) == (note.receipt_id, 3 * CENT)
+
+
 async def test_a_refund_whose_receipt_a_crash_prevented_is_taken_once(plane: Plane, acme: Tenant) -> None:
     await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=5 * CENT))
     at_us = now_us()

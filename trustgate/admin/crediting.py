@@ -1,7 +1,8 @@
 """The commands on balances: what an operator adds or pays back, and what a mistaken price is given back.
 
 Owns that a credit or refund with a reference counts once: its note is in the database before its receipt is in the
-log, and a note whose receipt a crash has prevented gets it with the next command on that tenant's balance.
+log, and a note whose receipt a crash has prevented gets it with the next command on that tenant's balance. A refund gets
+it only as long as the balance has it: the requests that came in between may have used it.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def note_of(notes: Sequence[CreditNote], reference: str) -> CreditNote | None:
 async def repeated(context: AdminContext, tenant: Tenant, note: CreditNote, nano_usd: int) -> BalanceChange:
     """Returns what a command with a note's reference is answered: nothing is changed by it.
 
-    Raises ``Conflict`` where it has another amount.
+    Raises ``Conflict`` where it has another amount, and where it was broken off and the balance has too little for it.
     """
     if note.credited_nano_usd != nano_usd:
         what = "a refund of " if note.credited_nano_usd < 0 else ""
@@ -63,6 +64,13 @@ async def repeated(context: AdminContext, tenant: Tenant, note: CreditNote, nano
             f"The reference {note.reference!r} was used for {what}{usd(abs(note.credited_nano_usd))} USD.",
             hint="Give another reference, or the same amount to see the balance.",
             code="reference_used",
+        )
+    if not await _finish(context, note):
+        raise Conflict(
+            f"The refund with the reference {note.reference!r} was broken off, and {tenant.name} has less than "
+            f"{usd(abs(nano_usd))} USD by now: nothing was taken.",
+            hint=f"Pay back what there is, with another reference: trustgate tenant credit {shlex.quote(tenant.name)}",
+            code="balance_too_small",
         )
     balances = await context.books.balances()
     return BalanceChange(
@@ -110,16 +118,33 @@ def checked_reference(reference: str) -> str:
 
 
 async def finish_notes(context: AdminContext, tenant: Tenant) -> list[CreditNote]:
-    """Returns the notes of a tenant's credits, each with its receipt in the log.
+    """Returns the notes of a tenant's credits and refunds, each with its receipt in the log but for refunds that were
+    broken off and that the balance had too little for.
 
-    Commands run one after the other and each finishes before it begins, so only the newest can lack its receipt.
+    Commands run one after the other and each finishes before it begins, so of the others only the newest can lack its
+    receipt.
     """
     notes = await context.store.credit_notes(tenant.id)
     if notes:
-        await context.flush()
-        if not await _has_receipt(context, notes[-1]):
-            await _write_receipt(context, notes[-1])
+        await _finish(context, notes[-1])
     return notes
+
+
+async def _finish(context: AdminContext, note: CreditNote) -> bool:
+    """Write a note's receipt where it has none yet.
+
+    Returns:
+        Whether it has one now: a refund gets none while the balance has less than that free.
+    """
+    await context.flush()
+    if await _has_receipt(context, note):
+        return True
+    if note.credited_nano_usd < 0:
+        balances = await context.books.balances()
+        if balances.balance(note.tenant_id) - balances.held(note.tenant_id) < -note.credited_nano_usd:
+            return False
+    await _write_receipt(context, note)
+    return True
 
 
 async def _has_receipt(context: AdminContext, note: CreditNote) -> bool:
