@@ -689,6 +689,34 @@ async def test_heads_of_archived_receipts_are_those_of_tenants_that_have_no_late
     await store.close()
 
 
+async def test_receipts_that_do_not_fit_into_memory_together_are_archived_in_smaller_files(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nearly every receipt has a tenant, a key and an end user of its own."""
+    store = await open_store(path)
+    await store.append_entries(
+        [
+            make_entry(seq, v=5, tenant=f"tenant_{seq}", key=f"key_{seq}", end_user=f"{seq}-{'u' * 400}")
+            for seq in range(1, 4_097)
+        ]
+    )
+    before = await store.usage(UsageFilter(by="key"))
+    await store.close()
+    for name in ("MEMORY_LEAST_BYTES", "MEMORY_WHOLE_BYTES", "MEMORY_MOST_BYTES"):
+        monkeypatch.setattr(engine, name, 14 << 20)
+    store = await open_store(path)
+    files = []
+    while (file := await store.archive(4_096, None, {})) is not None:
+        files.append(file)
+    assert len(files) > 1, "the first ones did not fit"
+    assert [file.first_seq for file in files] == [1, *(file.last_seq + 1 for file in files[:-1])]
+    assert files[-1].last_seq == 4_096
+    assert sorted(each.name for each in (path.parent / "archive").iterdir()) == [file.name for file in files]
+    assert await store.usage(UsageFilter(by="key")) == before
+    assert len(await store.load_heads()) == 4_096
+    await store.close()
+
+
 @pytest.mark.parametrize("memory_mb", [8, 64])
 async def test_more_groups_than_fit_into_memory_are_added_up_in_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_mb: int

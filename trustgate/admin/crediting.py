@@ -1,8 +1,8 @@
 """The commands on balances: what an operator adds or pays back, and what a mistaken price is given back.
 
 Owns that a credit or refund with a reference counts once: its note is in the database before its receipt is in the
-log, and a note whose receipt a crash has prevented gets it with the next command on that tenant's balance. A refund gets
-it only as long as the balance has it: the requests that came in between may have used it.
+log, and a note whose receipt a crash has prevented gets it with the next command on that tenant's balance. A refund
+gets it only as long as the balance has it: the requests that came in between may have used it.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from trustgate.errors import HomeUnusable, StoreDamaged
 from trustgate.formats.durable import sync
 from trustgate.ids import now_us
 from trustgate.store.archives import Archives, quoted
+from trustgate.store.faults import is_out_of_memory
 from trustgate.store.queries import ArchiveFile
 from trustgate.store.rows import BILLED, IS_COUNTED
 from trustgate.store.sql import in_transaction
@@ -39,6 +41,8 @@ MOST_RECEIPTS = 65_536
 TILE_RECEIPTS = 256
 #: Rows that are read together, so that a page of receipts reads little more than itself.
 _GROUP_ROWS = 8_192
+logger = logging.getLogger(__name__)
+
 _NAME = re.compile(r"receipts-([0-9a-z]{1,12})-(\d{12})-(\d{12})\.parquet")
 
 
@@ -84,6 +88,28 @@ def archive_next(
     if span is None:
         return None
     first, last = span
+    while True:
+        try:
+            return _archive(connection, archives, store_id, first, last, folder, about)
+        except duckdb.Error as error:
+            tiles = (last - first + 1) // TILE_RECEIPTS
+            if tiles < 2 or isinstance(error, duckdb.FatalException) or not is_out_of_memory(error):
+                raise
+            # Fewer fit into the database's memory where they are long, or each of another tenant, key and end user.
+            last = first - 1 + tiles // 2 * TILE_RECEIPTS
+            logger.info("archiving fewer receipts at once, up to %d: they take too much memory", last)
+
+
+def _archive(
+    connection: DuckDBPyConnection,
+    archives: Archives,
+    store_id: str,
+    first: int,
+    last: int,
+    folder: Path | None,
+    about: Mapping[str, str],
+) -> ArchiveFile:
+    """Move these receipts into one file, as ``archive_next``. Where it fails it is as if it had been killed."""
     place = folder or archives.folder
     tag = store_id.rpartition("_")[2][-12:]
     path = place / f"receipts-{tag}-{first:012}-{last:012}.parquet"

@@ -225,9 +225,9 @@ class Store(Protocol):
     async def archive(self, up_to_seq: int, folder: Path | None, about: Mapping[str, str]) -> ArchiveFile | None:
         """Move the next receipts, at most 65,536 and none after ``up_to_seq``, into a file. None: there are no more.
 
-        A file has whole tiles of 256 receipts. ``folder``: None for the home's; ``about`` is kept in the file. Writing
-        waits meanwhile. Raises HomeUnusable, StoreDamaged, or Unavailable with code ``storage_full``; nothing is moved
-        then.
+        Where these take more memory than the database has, it is a file of fewer. A file has whole tiles of 256
+        receipts. ``folder``: None for the home's; ``about`` is kept in the file. Writing waits meanwhile. Raises
+        HomeUnusable, StoreDamaged, or Unavailable with code ``storage_full``; nothing is moved then.
         """
         ...
 
