@@ -76,9 +76,9 @@ def test_a_price_to_come_is_in_the_list_with_its_date(either_home: Gateway) -> N
         (("--price-from", "2027-02-01", "--price-until", "2027-01-01", "--input-price", "1"), "end after it begins"),
         (("--price-from", "soon", "--input-price", "1"), "is not a date"),
         (("--price-from", "1969-12-31", "--input-price", "1"), "before 1970"),
-        (("--image-size", "", "--image-price", "1"), "1 to 64 printable characters"),
-        (("--service-tier", "\x1b[31m", "--input-price", "1"), "1 to 64 printable characters"),
-        (("--image-quality", " hd", "--image-price", "1"), "1 to 64 printable characters"),
+        (("--image-size", "", "--image-price", "1"), "1 to 32 printable characters"),
+        (("--service-tier", "\x1b[31m", "--input-price", "1"), "1 to 32 printable characters"),
+        (("--image-quality", " hd", "--image-price", "1"), "1 to 32 printable characters"),
         (("--service-tier", "flex", "--input-price", "20000"), "slip of the unit"),
     ],
 )

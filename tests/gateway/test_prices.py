@@ -256,3 +256,25 @@ def test_what_an_answer_tells_is_priced_by_the_table(tenant: Tenant, scripted: U
     assert (third["cost_nano_usd"], third["service_tier"]) == (12_500_000 + 75_000_000, "priority")
     shown = tenant.gateway.cli("receipt", "show", first["id"]).stdout
     assert "100,000 tokens written to the cache" in shown
+
+
+def test_a_receipt_shows_all_that_its_price_looked_at(tenant: Tenant, scripted: Upstream, tmp_path: Path) -> None:
+    """Names that are longer than a receipt keeps: what holds for their beginning is what is billed, and recomputed."""
+    size, tier = "s" * 32, "t" * 32
+    slug = model(tenant, "--image-price", "0.01", "--input-price", "1", "--output-price", "1")
+    for condition in (("--image-size", size, "--image-price", "0.02"), ("--service-tier", tier, "--input-price", "3")):
+        tenant.gateway.cli("passport", "set", slug, *condition)
+    scripted.script(Reply.json({"created": 1, "data": [{"b64_json": "aGk="}]}))
+    asked = {"model": slug, "prompt": "p", "size": size + "more"}
+    assert tenant.http.post("/v1/images/generations", json=asked).status_code == 200
+    for more in ("", "more"):
+        answered(scripted, {"prompt_tokens": 1000, "completion_tokens": 1}, service_tier=tier + more)
+        assert tenant.chat(model=slug).status_code == 200
+    image, *chats = tenant.receipts()
+    assert (image["image_size"], image["cost_nano_usd"] >= 20_000_000) == (size, True)
+    assert [(chat["service_tier"], chat["cost_nano_usd"]) for chat in chats] == [(tier, 3_001_000)] * 2
+    statement = tmp_path / "statement.json"
+    tenant.gateway.cli("statement", tenant.name, "--month", "this", "-o", str(statement))
+    assert tenant.gateway.cli("statement", "verify", str(statement)).returncode == 0
+    refused = tenant.gateway.cli("passport", "set", slug, "--service-tier", "t" * 33, "--input-price", "3", check=False)
+    assert (refused.returncode, "1 to 32 printable characters" in refused.stderr) == (2, True)

@@ -370,7 +370,7 @@ def assert_in_range(usage: Usage) -> None:
     assert max(usage.audio_prompt_tokens, usage.image_prompt_tokens) <= usage.prompt_tokens
     assert usage.reasoning_tokens <= usage.completion_tokens
     assert max(usage.audio_completion_tokens, usage.image_completion_tokens) <= usage.completion_tokens
-    assert len(usage.service_tier) <= 64
+    assert len(usage.service_tier) <= 32
     usage.service_tier.encode()
 
 

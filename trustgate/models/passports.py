@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from trustgate.errors import InvalidRequest
-from trustgate.models.pricing import CONDITIONS, FREE, RATES, with_condition
+from trustgate.models.pricing import CONDITION_MOST, CONDITIONS, FREE, RATES, with_condition
 from trustgate.settings import BUILTIN_SCHEME, why_not_base_url, why_not_variable_name
 from trustgate.types import Fallback, Passport, Pool, Prices
 
@@ -39,8 +39,6 @@ _MAX_TOKENS = 1_000_000_000
 _MAX_PRICE = 10**15
 _MAX_CONDITIONAL = 100
 _MOST_WEIGHT = 1_000_000
-#: Characters of a tier, size or quality that a price is for.
-_CONDITION_MOST = 64
 
 
 class PassportFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -276,9 +274,9 @@ def check_prices(prices: Prices) -> None:
         for text in (rates.service_tier, rates.image_size, rates.image_quality):
             if text is None:
                 continue
-            if not 0 < len(text) <= _CONDITION_MOST or not text.isprintable() or text != text.strip():
+            if not 0 < len(text) <= CONDITION_MOST or not text.isprintable() or text != text.strip():
                 raise InvalidRequest(
-                    f"A price's tier, size or quality has 1 to {_CONDITION_MOST} printable characters, without blanks "
+                    f"A price's tier, size or quality has 1 to {CONDITION_MOST} printable characters, without blanks "
                     "around it.",
                     hint="It is compared to what a request or its answer has, such as flex, 1024x1024 or hd.",
                     param="prices",

@@ -34,6 +34,7 @@ from trustgate.types import (
 
 __all__ = [
     "CONDITIONS",
+    "CONDITION_MOST",
     "FREE",
     "MAX_COST_NANO_USD",
     "MAX_COUNT",
@@ -55,6 +56,10 @@ FREE: Final = Prices(free=True)
 #: The names of all rates, and of all conditions.
 RATES: Final = Rates.__struct_fields__
 CONDITIONS: Final = tuple(name for name in ConditionalRates.__struct_fields__ if name not in RATES)
+
+#: Characters of a tier, size or quality: prices look at no more of it, so that a receipt, which keeps these, shows all
+#: that its price looked at.
+CONDITION_MOST: Final = 32
 
 #: No request costs more: what RFC 8785 numbers (and so receipts) keep exactly, 9 million USD. Sums of them over years
 #: still fit into what a database keeps.

@@ -50,6 +50,7 @@ from trustgate.gateway.api.schemas import (
     VoiceRequest,
 )
 from trustgate.models.estimate import estimate_chat, estimate_input, estimate_tokens
+from trustgate.models.pricing import CONDITION_MOST
 from trustgate.models.stand_in import characters_in
 from trustgate.types import PROMPT_PREFIX
 
@@ -210,7 +211,7 @@ def _generation(
         prompt_tokens=prompt_tokens,
         features=tuple(features),
         include_usage=options is not None and options.include_usage is True,
-        service_tier=request.service_tier or "",
+        service_tier=(request.service_tier or "")[:CONDITION_MOST],
     )
 
 
@@ -246,7 +247,7 @@ def read_response(request: ResponsesRequest) -> Call:
         bounds=bounds,
         prompt_tokens=walk.prompt_tokens(len(items), request.tools or ()),
         features=tuple(features),
-        service_tier=request.service_tier or "",
+        service_tier=(request.service_tier or "")[:CONDITION_MOST],
         inner_models=_models_of(request.tools or ()),
         uses=(
             *((("response", previous),) if previous else ()),
@@ -388,8 +389,8 @@ def read_image(request: ImageRequest) -> Call:
         prompt_tokens=estimate_tokens(request.prompt),
         choices=0,
         images=int(request.n or 1),
-        image_size=request.size or "",
-        image_quality=request.quality or "",
+        image_size=(request.size or "")[:CONDITION_MOST],
+        image_quality=(request.quality or "")[:CONDITION_MOST],
         features=("streaming",) if request.stream else (),
     )
 
@@ -436,7 +437,9 @@ def read_tokenize(request: TokenizeRequest) -> Call:
 
 
 def read_variation(request: VariationRequest) -> Call:
-    return Call(model=request.model, choices=0, images=int(request.n or 1), image_size=request.size or "")
+    return Call(
+        model=request.model, choices=0, images=int(request.n or 1), image_size=(request.size or "")[:CONDITION_MOST]
+    )
 
 
 def read_resource(request: Nothing | Modelled | ModelRequired) -> Call:

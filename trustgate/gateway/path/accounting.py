@@ -28,7 +28,7 @@ from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.inflight import Releasable
 from trustgate.gateway.path.reply import Reply
 from trustgate.gateway.path.worst_case import cost_of, price_for, requests_in
-from trustgate.models.pricing import NOT_PRICED, PriceTable, billed_nano_usd, bounded, is_plain
+from trustgate.models.pricing import CONDITION_MOST, NOT_PRICED, PriceTable, billed_nano_usd, bounded, is_plain
 from trustgate.models.upstream.targets import Target
 from trustgate.payment.credit import payment_members
 from trustgate.payment.sale import Sale
@@ -47,7 +47,6 @@ _REFUSAL_EVERY_US = 1_000_000
 
 #: Names in a receipt are cut here, characters: an entry must fit into a record of the journal.
 _NAME_MOST = 256
-_TIER_MOST = 32
 
 _NOTHING = Usage()
 _NO_ANSWER = hashlib.sha256().digest()
@@ -436,9 +435,9 @@ class Account(msgspec.Struct, eq=False):
             usage.audio_ms,
             usage.characters,
             usage.searches,
-            usage.service_tier[:_TIER_MOST],
-            usage.image_size[:_TIER_MOST],
-            usage.image_quality[:_TIER_MOST],
+            usage.service_tier[:CONDITION_MOST],
+            usage.image_size[:CONDITION_MOST],
+            usage.image_quality[:CONDITION_MOST],
             usage.contradictory,
             UNSET if call.end_user is None else call.end_user,
         )

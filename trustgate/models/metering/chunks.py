@@ -20,6 +20,7 @@ from trustgate.models.metering.counts import Counts, counts_of_answer, counts_of
 from trustgate.models.metering.generated import GeneratedText, choice_text, dumped
 from trustgate.models.metering.lenient import UNREADABLE, dict_of, list_of, read_json, text_of
 from trustgate.models.metering.sse import DONE
+from trustgate.models.pricing import CONDITION_MOST
 from trustgate.types import Usage
 
 
@@ -269,7 +270,7 @@ class StreamMeter:
         if self._stale and counts is not None and estimate > usage.completion_tokens:
             usage = msgspec.structs.replace(usage, completion_tokens=estimate, estimated=True)
         if self._tier and not usage.service_tier:
-            usage = msgspec.structs.replace(usage, service_tier=text_of(self._tier, 64))
+            usage = msgspec.structs.replace(usage, service_tier=text_of(self._tier, CONDITION_MOST))
         return plausible(
             usage,
             prompt_bound=prompt_bound,

@@ -19,12 +19,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from trustgate.models.metering.lenient import MAX_COUNT, UNREADABLE, count, dict_of, list_of, number, read_json, text_of
+from trustgate.models.pricing import CONDITION_MOST
 from trustgate.types import Usage
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 #: A year: what is said to last longer is nonsense.
 MOST_AUDIO_MS = 31_536_000_000
-_MOST_TIER = 64
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +116,7 @@ def counts_of_ordinary(said: OrdinaryUsage, tier: str) -> Counts | None:
     if said.service_tier:
         tier = said.service_tier
     if tier:
-        tier = text_of(tier, _MOST_TIER)
+        tier = text_of(tier, CONDITION_MOST)
     if said.cache_read_input_tokens or said.cache_creation_input_tokens or said.cache_creation is not None:
         return _anthropic(said, prompt, completion, tier)
     given, made = (
@@ -234,7 +234,7 @@ def counts_of_answer(answer: object, *, generates: bool = True) -> Counts | None
     """
     if not isinstance(answer, dict):
         return None
-    tier = text_of(answer.get("service_tier"), _MOST_TIER)
+    tier = text_of(answer.get("service_tier"), CONDITION_MOST)
     best = counts_in(answer.get("usage"), generates=generates)
     if best is not None and not best.lacks:
         return _with(best, searches=0, tier=tier)
@@ -327,7 +327,7 @@ def _read(place: dict[str, Any], around: dict[str, Any], generates: bool) -> Cou
             image_completion_tokens=count(made.get("image_tokens")) or 0,
             audio_ms=milliseconds(seconds),
             searches=max(_largest(dict_of(around.get("server_tool_use")), _SEARCHES), _largest(around, _SEARCHES)),
-            service_tier=text_of(around.get("service_tier"), _MOST_TIER),
+            service_tier=text_of(around.get("service_tier"), CONDITION_MOST),
             contradictory=parts.contradictory,
         ),
         is_sum_known=not lacks,
