@@ -178,6 +178,9 @@ def test_what_cannot_be_booked_is_refused_so_that_the_shop_shows_it(gateway: Gat
         (checkout(tenant, -5), 400, "invalid_event"),
         (checkout(tenant, metadata=None), 400, "invalid_event"),
         (checkout(tenant, amount_total="500"), 400, "invalid_event"),
+        # Without an id the next one would count as the same; a tax below zero would add to what was paid.
+        (checkout(tenant, id=""), 400, "invalid_event"),
+        (checkout(tenant, total_details={"amount_tax": -100}), 400, "invalid_event"),
         (checkout("nobody"), 404, "tenant_not_found"),
         (checkout("pays-nothing"), 409, "not_prepaid"),
     ]

@@ -12,9 +12,10 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from trustgate.errors import AuthenticationFailed, InvalidRequest
 from trustgate.types import NANO_USD_PER_USD
@@ -40,11 +41,11 @@ class ShopCredit(NamedTuple):
 
 
 class _Details(msgspec.Struct):
-    amount_tax: int | None = None
+    amount_tax: Annotated[int, Meta(ge=0)] | None = None
 
 
 class _Session(msgspec.Struct):
-    id: str
+    id: Annotated[str, Meta(min_length=1)]
     amount_total: int | None = None
     currency: str | None = None
     payment_status: str = ""
