@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -96,30 +97,35 @@ class _Plain:
         await self._handler(scope, receive, send)  # type: ignore[operator]
 
 
+class Views(NamedTuple):
+    """What is read, not forwarded, and the pages."""
+
+    reads: Reads
+    credits: Credits
+    payments: Payments
+    statements: TenantStatements
+    keys: TenantKeys
+    health: Health
+    log: Transparency
+    metrics: Metrics
+    page: Page
+    storefront: Storefront
+    webhooks: CreditWebhooks
+
+
 def make_app(
-    pipeline: Pipeline,
-    reads: Reads,
-    credit: Credits,
-    payments: Payments,
-    statements: TenantStatements,
-    keys: TenantKeys,
-    health: Health,
-    log: Transparency,
-    metrics: Metrics,
-    page: Page,
-    storefront: Storefront,
-    webhooks: CreditWebhooks,
-    extra: Sequence[BaseRoute] = (),
-    cors_origins: Sequence[str] = (),
+    pipeline: Pipeline, views: Views, extra: Sequence[BaseRoute] = (), cors_origins: Sequence[str] = ()
 ) -> ASGIApp:
-    """``cors_origins``: whose web pages browsers let call the gateway; none unless said."""
-    routes = [
-        *make_routes(
-            pipeline, reads, credit, payments, statements, keys, health, log, metrics, page, storefront, webhooks
-        ),
-        *extra,
-    ]
-    starlette = Starlette(routes=routes, exception_handlers={HTTPException: _Refusing(reads)})
+    """Returns the application.
+
+    Args:
+        pipeline: serves the endpoints.
+        views: serve the rest.
+        extra: further routes.
+        cors_origins: whose web pages browsers let call the gateway; none unless said.
+    """
+    routes = [*make_routes(pipeline, views), *extra]
+    starlette = Starlette(routes=routes, exception_handlers={HTTPException: _Refusing(views.reads)})
     # A redirect would be built from the Host header, and no client of an API follows one for a POST.
     starlette.router.redirect_slashes = False
     app = Aliased(starlette)
@@ -136,32 +142,20 @@ def make_app(
     )
 
 
-def make_routes(
-    pipeline: Pipeline,
-    reads: Reads,
-    credit: Credits,
-    payments: Payments,
-    statements: TenantStatements,
-    keys: TenantKeys,
-    health: Health,
-    log: Transparency,
-    metrics: Metrics,
-    page: Page,
-    storefront: Storefront,
-    webhooks: CreditWebhooks,
-) -> list[BaseRoute]:
+def make_routes(pipeline: Pipeline, views: Views) -> list[BaseRoute]:
     """Returns what is served to the public; ``/openapi.json`` describes each of them."""
     endpoints = [
         _route(path, {endpoint.method: partial(pipeline.serve, endpoint) for endpoint in endpoints})
         for path, endpoints in _by_path().items()
         if path != _MODEL
     ]
-    balance = reads.app(credit.show)
+    reads, keys, payments, statements, log = views.reads, views.keys, views.payments, views.statements, views.log
+    balance = reads.app(views.credits.show)
     listed, shown = reads.app(keys.list), reads.app(keys.show)
     # A model's name may have slashes in it.
     model: dict[str, ASGIApp] = {"GET": reads.app(reads.model, takes_keyless=True)}
     model |= {each.method: partial(pipeline.serve, each) for each in ENDPOINTS if each.path == _MODEL}
-    discovery = Discovery(storefront)
+    discovery = Discovery(views.storefront)
     responses = next(each for each in ENDPOINTS if each.path == _RESPONSES)
     return [
         *endpoints,
@@ -175,8 +169,8 @@ def make_routes(
             {"GET": shown, "HEAD": shown, "POST": _Plain(keys.change), "DELETE": _Plain(keys.revoke)},
         ),
         Route("/v1/usage", reads.app(reads.usage), methods=["GET"]),
-        _route("/v1/credits", {"GET": balance, "HEAD": balance, "POST": _Plain(credit.top_up)}),
-        Route("/v1/credit-webhooks/{form}", _Plain(webhooks), methods=["POST"]),
+        _route("/v1/credits", {"GET": balance, "HEAD": balance, "POST": _Plain(views.credits.top_up)}),
+        Route("/v1/credit-webhooks/{form}", _Plain(views.webhooks), methods=["POST"]),
         Route("/v1/payments", reads.app(payments.list), methods=["GET"]),
         Route("/v1/payments/{payment}", reads.app(payments.show, takes_keyless=True), methods=["GET"]),
         Route("/v1/receipts", reads.app(reads.receipts), methods=["GET"]),
@@ -188,13 +182,13 @@ def make_routes(
         Route("/log/checkpoint", _Plain(log.checkpoint), methods=["GET"]),
         Route("/log/tile/{path:path}", _Plain(log.tile), methods=["GET"]),
         Route("/log/keys", _Plain(log.keys), methods=["GET"]),
-        Route("/openapi.json", OpenApi(storefront), methods=["GET"]),
+        Route("/openapi.json", OpenApi(views.storefront), methods=["GET"]),
         *(Route(path, _Plain(discovery.well_known), methods=["GET"]) for path in _WELL_KNOWN),
         Route("/llms.txt", _Plain(discovery.llms), methods=["GET"]),
-        Route("/health", _Plain(health.alive), methods=["GET"]),
-        Route("/ready", _Plain(health.ready), methods=["GET"]),
-        Route("/metrics", _Plain(metrics), methods=["GET"]),
-        Route("/", _Plain(page), methods=["GET"]),
+        Route("/health", _Plain(views.health.alive), methods=["GET"]),
+        Route("/ready", _Plain(views.health.ready), methods=["GET"]),
+        Route("/metrics", _Plain(views.metrics), methods=["GET"]),
+        Route("/", _Plain(views.page), methods=["GET"]),
     ]
 
 

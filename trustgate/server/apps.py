@@ -11,7 +11,7 @@ from trustgate.admin.commands import Admin
 from trustgate.admin.money import TenantCredit
 from trustgate.admin.routes import admin_routes
 from trustgate.gateway.api.endpoints import ENDPOINTS
-from trustgate.gateway.app import make_app
+from trustgate.gateway.app import Views, make_app
 from trustgate.gateway.path.shedding import Shedding
 from trustgate.gateway.views.account import Reads
 from trustgate.gateway.views.credit_webhooks import CreditWebhooks
@@ -58,22 +58,22 @@ def public_app(server: Server, settings: Settings) -> ASGIApp:
         *server.console.routes(),
         *account_routes(lambda: server.settings.serve.account, server.directory, server.payments.nodes.solana),
     ]
-    return make_app(
-        server.pipeline,
-        reads,
-        server.credits,
-        Payments(server.store),
-        TenantStatements(server.directory, server.catalog, server.accounting.log, server.store, server.archive),
-        TenantKeys(server.directory, OwnKeys(server.admin), lambda: server.settings.serve),
-        Health(server.gateway_status.check, server.gateway_status.notes, lambda: server.running.leaving),
-        Transparency(server.archive),
-        server.metrics,
-        Page(server.gateway_status.page, lambda: server.settings.serve.page),
-        storefront,
-        CreditWebhooks(partial(_add_credit, server.admin), partial(_credit_secrets, server)),
-        extra,
-        settings.serve.cors_origins,
+    views = Views(
+        reads=reads,
+        credits=server.credits,
+        payments=Payments(server.store),
+        statements=TenantStatements(
+            server.directory, server.catalog, server.accounting.log, server.store, server.archive
+        ),
+        keys=TenantKeys(server.directory, OwnKeys(server.admin), lambda: server.settings.serve),
+        health=Health(server.gateway_status.check, server.gateway_status.notes, lambda: server.running.leaving),
+        log=Transparency(server.archive),
+        metrics=server.metrics,
+        page=Page(server.gateway_status.page, lambda: server.settings.serve.page),
+        storefront=storefront,
+        webhooks=CreditWebhooks(partial(_add_credit, server.admin), partial(_credit_secrets, server)),
     )
+    return make_app(server.pipeline, views, extra, settings.serve.cors_origins)
 
 
 def admin_app(server: Server) -> ASGIApp:
