@@ -33,18 +33,18 @@ from tests.support.chain import (
     too_many,
 )
 from tests.support.flush_driver import log_key, payer_key, root_of, target_of
-from trustgate.errors import AnchorRefused, RpcRejected, RpcUnavailable, SettingsError, VerificationFailed
+from trustgate.errors import AnchorRefused, RpcRejected, RpcUnavailable, VerificationFailed
 from trustgate.formats.solana_transaction import Transaction, read_transaction
 from trustgate.localnet import Localnet, running_localnet
 from trustgate.receipts.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from trustgate.receipts.logkey import LogKey
 from trustgate.solana import history
 from trustgate.solana.anchors import Anchorer, RetryTiming
-from trustgate.solana.clusters import Cluster, find_cluster
+from trustgate.solana.clusters import Cluster
 from trustgate.solana.keypair import PayerKey
 from trustgate.solana.memo import Fee, sign_memo
 from trustgate.solana.rpc import RpcClient
-from trustgate.solana.verify import AnchoredLog, ChainAudit, Stranger, find_transaction, verify_chain, verify_on_chain
+from trustgate.solana.verify import AnchoredLog, ChainAudit, Stranger, verify_chain, verify_on_chain
 
 TIMING = RetryTiming(timeout_s=10.0, poll_s=0.01, resend_s=0.03, backoff_s=0.01)
 HASTY = TIMING._replace(timeout_s=0.2)
@@ -375,21 +375,23 @@ async def test_a_history_that_goes_round_in_circles(world: World) -> None:
 # one transaction
 
 
+async def find(world: World, transaction: Transaction) -> str:
+    async with world.rpc() as rpc:
+        return await verify_on_chain(rpc, transaction)
+
+
 async def test_a_transaction_that_is_there(world: World) -> None:
     sent = await world.post(note(5))
     async with world.rpc() as rpc:
         told = await verify_on_chain(rpc, sent, timing=TIMING)
     slot = world.net.chain.entries[-1].slot
     assert told == f"Finalized on a private chain, at {rpc.cluster.host} in slot {slot}, to the byte."
-    assert await find_transaction(world.net.url, sent) == told.replace(
-        rpc.cluster.host, find_cluster(world.net.url).host
-    )
 
 
 async def test_a_transaction_that_is_not_there(world: World) -> None:
     never = read_transaction(sign_memo(KEY, note(5), "1" * 32, Fee(1, 1, 1)))
     with pytest.raises(VerificationFailed, match=f"{never.signature} is not on a private chain"):
-        await find_transaction(world.net.url, never)
+        await find(world, never)
 
 
 async def test_a_transaction_that_is_not_final(world: World) -> None:
@@ -404,14 +406,14 @@ async def test_a_transaction_that_is_not_final(world: World) -> None:
 async def test_a_transaction_that_failed(world: World) -> None:
     failed = await world.post(note(5), fee=Fee(500, 0, 5_000))
     with pytest.raises(VerificationFailed, match=r"landed on .* and failed"):
-        await find_transaction(world.net.url, failed)
+        await find(world, failed)
 
 
 async def test_other_bytes_under_the_same_signature(world: World) -> None:
     sent = await world.post(note(5))
     altered = sent._replace(message=sent.message[:-40] + bytes([sent.message[-40] ^ 1]) + sent.message[-39:])
     with pytest.raises(VerificationFailed, match="is not the one of the bundle: it is another"):
-        await find_transaction(world.net.url, altered)
+        await find(world, altered)
     async with world.rpc(Wrong("getTransaction", other_transaction)) as rpc:
         with pytest.raises(VerificationFailed, match="is not the one of the bundle"):
             await verify_on_chain(rpc, sent)
@@ -419,8 +421,6 @@ async def test_other_bytes_under_the_same_signature(world: World) -> None:
 
 async def test_a_cluster_that_cannot_be_asked(world: World) -> None:
     sent = await world.post(note(5))
-    with pytest.raises(SettingsError):
-        await find_transaction("nonet", sent)
     async with world.rpc(cluster="devnet") as rpc:
         with pytest.raises(AnchorRefused, match="is not devnet"):
             await verify_on_chain(rpc, sent)

@@ -174,9 +174,9 @@ class Books:
         budgets.held.discard(claim)
         return SharedHold(_NOTHING_HELD, caller, drawer, (), hold, slot)
 
-    async def hold_money(self, tenant_id: str, amount: int, *, must: bool = False) -> SharedMoney | None:
-        """Hold an amount of a tenant's balance, nano-USD; None where less is free, unless it ``must``."""
-        money: SharedMoney | None = await self._open(HoldMoney(self._counters, tenant_id, amount, must=must))
+    async def hold_money(self, tenant_id: str, amount: int) -> SharedMoney | None:
+        """Hold an amount of a tenant's balance, nano-USD; None where less is free."""
+        money: SharedMoney | None = await self._open(HoldMoney(self._counters, tenant_id, amount))
         return money
 
     def close(

@@ -136,19 +136,18 @@ class Open:
 
 
 class HoldMoney:
-    """Hold an amount of a tenant's balance. Gives None where less is free, unless it ``must``."""
+    """Hold an amount of a tenant's balance. Gives None where less is free."""
 
-    def __init__(self, counters: SharedCounters, tenant_id: str, amount: int, *, must: bool) -> None:
+    def __init__(self, counters: SharedCounters, tenant_id: str, amount: int) -> None:
         self._balances = counters.balances
         self._tenant_id = tenant_id
         self._amount = amount
-        self._must = must
 
     def add_rows(self, rows: dict[str, Any]) -> None:
         add_rows(rows, (BalanceRow(self._balances, self._tenant_id),))
 
     def apply(self, batch: Batch) -> SharedMoney | None:
-        hold = (self._balances.hold_at_least if self._must else self._balances.hold)(self._tenant_id, self._amount)
+        hold = self._balances.hold(self._tenant_id, self._amount)
         if hold is None:
             return None
         batch.rows[balance_key(self._tenant_id)].hold(batch.node_id, self._amount)

@@ -60,12 +60,6 @@ class SharedBalances(Balances):
         money = await self._books.hold_money(tenant_id, amount)
         return None if money is None else SharedBalanceHold(self._books, money)
 
-    async def reserve_work(self, tenant_id: str, amount: int) -> BalanceHold:
-        """Hold an amount whatever is free. Raises ``Unavailable`` while the database is away."""
-        money = await self._books.hold_money(tenant_id, amount, must=True)
-        assert money is not None, "it must be held"
-        return SharedBalanceHold(self._books, money)
-
     def hold_at_least(self, tenant_id: str, amount: int) -> BalanceHold:
         """The request has been paid for: what it paid is credited with its receipt, and covers this."""
         return SharedBalanceHold(self._books, UnheldMoney(tenant_id, amount))

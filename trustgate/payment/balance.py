@@ -69,6 +69,8 @@ class BalanceHold:
 
 
 class Balances:
+    """The balances of all tenants, as one process counts them."""
+
     def __init__(self, balances: Iterable[Balance] = ()) -> None:
         self._figures = {
             balance.tenant_id: _Figures(balance.credited_nano_usd - balance.charged_nano_usd) for balance in balances
@@ -95,10 +97,6 @@ class Balances:
     async def reserve(self, tenant_id: str, amount: int) -> BalanceHold | None:
         """``hold``, wherever balances are counted. Raises ``Unavailable`` where that cannot be reached."""
         return self.hold(tenant_id, amount)
-
-    async def reserve_work(self, tenant_id: str, amount: int) -> BalanceHold:
-        """``hold_at_least`` for work that outlives its request. Raises as ``reserve``."""
-        return self.hold_at_least(tenant_id, amount)
 
     def let_go(self, tenant_id: str, amount: int) -> None:
         """Give back what is held of a balance, by whichever process, nano-USD."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from trustgate.errors import RpcUnavailable, VerificationFailed
 from trustgate.formats.solana_transaction import Transaction, read_transaction
 from trustgate.net.retry_budget import RetryBudget, RetryTiming
-from trustgate.solana.clusters import check_genesis, cluster_name, find_cluster
+from trustgate.solana.clusters import check_genesis, cluster_name
 from trustgate.solana.history import Post, read_history
 from trustgate.solana.log_status import LogState
 from trustgate.solana.reports import AnchorFinding
@@ -103,20 +103,12 @@ async def verify_chain(
     )
 
 
-async def find_transaction(rpc: str, transaction: Transaction) -> str:
-    """Ask a cluster (a name or a URL) for a transaction; a sentence on where it stands.
+async def verify_on_chain(rpc: RpcClient, transaction: Transaction, *, timing: RetryTiming | None = None) -> str:
+    """Ask a cluster for a transaction; returns a sentence on where it stands.
 
     Raises ``VerificationFailed`` unless the cluster has finalized just this transaction, to the byte of what was
-    signed, and it succeeded; ``SettingsError`` and ``ChainError`` where the cluster cannot be asked.
+    signed, and it succeeded; ``ChainError`` where the cluster cannot be asked.
     """
-    from trustgate.solana.rpc import RpcClient
-
-    async with RpcClient(find_cluster(rpc)) as client:
-        return await verify_on_chain(client, transaction)
-
-
-async def verify_on_chain(rpc: RpcClient, transaction: Transaction, *, timing: RetryTiming | None = None) -> str:
-    """As ``find_transaction``, of an open client."""
     retry_budget = RetryBudget(RetryTiming(timeout_s=_FIND_TIMEOUT_S) if timing is None else timing, _ignore)
     genesis = await retry_budget.ask(rpc.genesis_hash)
     check_genesis(rpc.cluster, genesis)
