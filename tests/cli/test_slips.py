@@ -55,11 +55,14 @@ def test_no_cell_of_an_exported_table_is_a_formula(tmp_path: Path, formula: str)
     """A client names the model: what it writes there must not run in its operator's spreadsheet."""
     receipt = render.plain(make_entry(1).receipt)
     lines = tmp_path / "lines.jsonl"
-    lines.write_bytes(render.json_text({"seq": 1, **receipt, "model": formula, "upstream_model": "a=b"}).encode())
+    names = {"model": formula, "upstream_model": "a=b", "passport": f'a;{formula};"{formula}'}
+    lines.write_bytes(render.json_text({"seq": 1, **receipt, **names}).encode())
     write_table(lines, tmp_path / "table.csv", RECEIPT_COLUMNS, "csv")
     [row] = csv.DictReader(io.StringIO((tmp_path / "table.csv").read_bytes().decode(), newline=""))
     assert row["model"] == f"'{formula}"
     assert row["upstream_model"] == "a=b"
+    # Where commas are decimal, a cell begins after each semicolon.
+    assert row["passport"] == f"a;'{formula};\"'{formula}"
     assert row["seq"] == "1"
     assert (row["id"], row["prompt_tokens"]) == (receipt["id"], str(receipt["prompt_tokens"]))
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.environments import ROOT
 from tests.support.chromium import find_chromium
@@ -247,6 +248,10 @@ def test_a_spreadsheet_gets_exact_decimals_and_runs_nothing(made: Made) -> None:
     models = [line for line in lines if line["line"] == "model"]
     assert sum(int(line["prompt_tokens"]) for line in models) == int(total["prompt_tokens"])
     assert lines[-1]["line"] == "closing balance"
+    for name, cell in (("＝1", "'＝1"), ('a;=1;b;"+1', "a;'=1;b;\"'+1"), ("a=b;c", "a=b;c")):
+        named = replace(document, names=replace(document.names, tenant=name))
+        first = next(csv.DictReader(io.StringIO(statement_csv(named).decode(), newline="")))
+        assert first["tenant_name"] == cell
 
 
 def test_a_pdf_is_printed_by_the_browser(made: Made) -> None:

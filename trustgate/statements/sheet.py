@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
 from trustgate.statements import words
 from trustgate.statements.account import AccountTotals
@@ -22,7 +23,8 @@ COLUMNS = (
     *_COUNTS,
     *("cost_usd", "billed_usd", "charged_usd", "credited_usd", "balance_usd"),
 )
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: Full-width signs are taken for the others; where commas are decimal, a cell begins after a semicolon.
+_FORMULA = re.compile(r'(^|;"*)([=+\-@＝＋－＠])')
 
 
 def statement_csv(document: StatementDocument) -> bytes:
@@ -61,5 +63,4 @@ def _sums(totals: AccountTotals) -> dict[str, int | str]:
 
 
 def _safe(text: str) -> str:
-    text = words.printable(text)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return _FORMULA.sub(r"\1'\2", words.printable(text))

@@ -176,14 +176,13 @@ def write_table(lines: Path, to: Path, columns: dict[str, str], kind: Literal["c
 
 
 #: A cell that begins like this is a formula to a spreadsheet, which runs it when the file is opened (OWASP, "CSV
-#: Injection"; the full-width signs are taken for the others).
-_FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"
+#: Injection"; the full-width signs are taken for the others). After a semicolon a cell begins where commas are decimal.
+_FORMULA = r'(^|;"*)([=+\-@\t\r\n＝＋－＠])'
 
 
 def _inert(name: str) -> str:
     """Returns a text column in SQL, an apostrophe before what a spreadsheet would run."""
-    is_formula = f"regexp_matches(\"{name}\", '{_FORMULA}')"
-    return f'CASE WHEN {is_formula} THEN chr(39) || "{name}" ELSE "{name}" END AS "{name}"'
+    return f"""regexp_replace("{name}", '{_FORMULA}', '\\1''\\2', 'g') AS "{name}\""""
 
 
 def _text(path: Path) -> str:
