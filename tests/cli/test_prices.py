@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +70,15 @@ def test_a_price_to_come_is_in_the_list_with_its_date(either_home: Gateway) -> N
     assert f"set by hand, {datetime.now(UTC).date().isoformat()}, until {day}" in row
 
 
+@pytest.mark.parametrize("members", ['"input_pico_usd":-1', '"conditional":[{"input_pico_usd":1}]'])
+def test_a_list_with_a_price_that_is_none_is_refused(either_home: Gateway, tmp_path: Path, members: str) -> None:
+    file = tmp_path / "list.json"
+    head = '{"format":"trustgate-price-list@v1","source":"s","as_of":"2099-01-01","models"'
+    file.write_text(f'{head}:{{"gpt-4o":["openai",{{{members}}}]}}}}')
+    refused = either_home.cli("passport", "prices", "update", str(file), "--yes", check=False)
+    assert refused.returncode == 2 and "entry 'gpt-4o' is no price" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -76,6 +86,8 @@ def test_a_price_to_come_is_in_the_list_with_its_date(either_home: Gateway) -> N
         (("--price-from", "2027-02-01", "--price-until", "2027-01-01", "--input-price", "1"), "end after it begins"),
         (("--price-from", "soon", "--input-price", "1"), "is not a date"),
         (("--price-from", "1969-12-31", "--input-price", "1"), "before 1970"),
+        (("--price-until", "9999-12-31", "--input-price", "1"), "Leave the end out"),
+        (("--above-prompt-tokens", "1000000001", "--input-price", "1"), "between 0 and 1,000,000,000"),
         (("--image-size", "", "--image-price", "1"), "1 to 32 printable characters"),
         (("--service-tier", "\x1b[31m", "--input-price", "1"), "1 to 32 printable characters"),
         (("--image-quality", " hd", "--image-price", "1"), "1 to 32 printable characters"),

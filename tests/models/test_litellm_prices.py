@@ -135,7 +135,10 @@ def test_members_that_are_taken(info: dict[str, Any], prices: Prices) -> None:
         ("input_cost_per_wish", "not known here"),
         ("input_cost_per_wish_above_200k_tokens", "base price above that length"),
         ("tiered_pricing", "its steps cannot be read"),
+        ("input_cost_per_token_above_99999999999k_tokens", "base price above that length"),
+        (f"input_cost_per_token_above_{'9' * 5000}_tokens", "base price above that length"),
     ],
+    ids=lambda text: text[:60],
 )
 def test_members_that_are_not_taken_are_named_with_what_that_means(member: str, means: str) -> None:
     found, notes = prices_of({"mode": "chat", "input_cost_per_token": 1e-06, member: 0.5}, "one")

@@ -33,8 +33,10 @@ from trustgate.statements.document import read_document
 from trustgate.statements.months import Month, month_of, parse_month
 from trustgate.statements.page import statement_page
 from trustgate.statements.pdf import statement_pdf
+from trustgate.statements.prices import fits_statements
 from trustgate.statements.sheet import statement_csv
 from trustgate.statements.verify import Opening, verify_statement
+from trustgate.types import ConditionalRates, Prices
 
 ROWS = rows(360)
 SEPTEMBER = str(MONTHS[1])
@@ -258,6 +260,12 @@ def test_a_pdf_is_printed_by_the_browser(made: Made) -> None:
     find_chromium()
     pdf = statement_pdf(statement_page(read_document(made.statements[0, SEPTEMBER]), None))
     assert pdf.startswith(b"%PDF-") and pdf.rstrip().endswith(b"%%EOF")
+
+
+def test_a_table_with_a_number_that_not_every_reader_keeps_is_left_out() -> None:
+    late = ConditionalRates(input_pico_usd=1, until_us=2**53)
+    assert fits_statements(Prices(input_pico_usd=2, conditional=(replace(late, until_us=2**53 - 1),)))
+    assert not fits_statements(Prices(input_pico_usd=2, conditional=(late,)))
 
 
 # the proof of many leaves

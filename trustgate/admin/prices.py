@@ -21,8 +21,9 @@ from trustgate.admin.money import (
     PriceShow,
     PriceUpdate,
 )
-from trustgate.errors import NotFound
+from trustgate.errors import InvalidRequest, NotFound
 from trustgate.models.catalog import Catalog
+from trustgate.models.passports import check_prices
 from trustgate.models.pricelist import PriceBook, as_record, built_in, data_of
 from trustgate.models.pricing import is_priced, price_hash
 from trustgate.types import Passport, Prices
@@ -180,6 +181,11 @@ async def price_list_update(context: AdminContext, command: PriceListUpdate) -> 
     new, old = PriceBook(command.data), context.catalog.price_book
     before = {listed.name: listed.prices for listed in old}
     after = {listed.name: listed.prices for listed in new}
+    for name, prices in after.items():
+        try:
+            check_prices(prices)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"The price list's entry {name!r} is no price: {error.message}") from None
     changed = list(_changed(before, after))
     if command.install:
         kept = (await context.store.load_state()).price_lists

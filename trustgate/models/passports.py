@@ -38,6 +38,8 @@ _CAPABILITY = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _MAX_TOKENS = 1_000_000_000
 _MAX_PRICE = 10**15
 _MAX_CONDITIONAL = 100
+#: RFC 8785: the largest integer that every JSON reader keeps exactly, as statements carry price tables.
+_MAX_INTEGER = 2**53 - 1
 _MOST_WEIGHT = 1_000_000
 
 
@@ -283,6 +285,16 @@ def check_prices(prices: Prices) -> None:
                 )
         if any(at_us is not None and at_us <= 0 for at_us in (rates.from_us, rates.until_us)):
             raise InvalidRequest("A price cannot begin or end before 1970.", param="prices")
+        if any(at_us is not None and at_us > _MAX_INTEGER for at_us in (rates.from_us, rates.until_us)):
+            raise InvalidRequest(
+                "A price cannot begin or end after 2255-06-05: later times are no integers that every reader keeps.",
+                hint="Leave the end out: a price without one holds from its beginning on.",
+                param="prices",
+            )
+        if rates.above_prompt_tokens is not None and not 0 <= rates.above_prompt_tokens <= _MAX_TOKENS:
+            raise InvalidRequest(
+                f"A price's length of the prompt must be between 0 and {_MAX_TOKENS:,}.", param="prices"
+            )
         if rates.from_us is not None and rates.until_us is not None and rates.from_us >= rates.until_us:
             raise InvalidRequest("A price must end after it begins.", param="prices")
 

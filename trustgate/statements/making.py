@@ -18,6 +18,7 @@ from trustgate.statements.account import Adding, StatementAccount
 from trustgate.statements.batch import uncovered
 from trustgate.statements.document import DocumentWriter, Head, StatementAnchor, StatementNames, Write
 from trustgate.statements.months import Month, month_of
+from trustgate.statements.prices import fits_statements
 from trustgate.store import ReceiptFilter, StatementSpan, Store
 from trustgate.types import Anchor, ApiKey, Entry, Prices, Tenant
 
@@ -74,6 +75,7 @@ class Statements:
                 hashes.add(entry.receipt.price_hash)
         account = adding.account(opening_nano_usd=span.opening_nano_usd, issued_us=issued_us)
         used = {line.price_hash for line in account.by_price}
+        found = await self._find_prices(hashes & used)
         writer = DocumentWriter(write)
         await writer.begin(
             Head(
@@ -83,7 +85,7 @@ class Statements:
                 key=self._archive.vkey,
                 leaves=leaves,
                 names=_only(names, account),
-                prices=await self._find_prices(hashes & used),
+                prices={name: prices for name, prices in found.items() if fits_statements(prices)},
                 proof=await self._proof(leaves, size),
             )
         )

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from trustgate.models.passports import ImportedPassport, PassportFields
+from trustgate.models.pricing import MAX_COUNT
 from trustgate.types import ConditionalRates, Prices
 
 _PICO, _NANO = 12, 9
@@ -70,7 +71,7 @@ _MEMBERS: dict[str, tuple[str, int]] = {
 _TIERS = {"priority": "priority", "flex": "flex", "batches": "batch", "ultrafast": "ultrafast", "balanced": "balanced"}
 _GRAMMAR = re.compile(
     rf"(?P<base>{'|'.join(sorted(_MEMBERS, key=len, reverse=True))})(?P<hour>_above_1hr)?"
-    rf"(?:_above_(?P<step>\d+)(?P<kilo>k?)_tokens)?(?:_(?P<tier>{'|'.join(_TIERS)}))?"
+    rf"(?:_above_(?P<step>[0-9]{{1,9}})(?P<kilo>k?)_tokens)?(?:_(?P<tier>{'|'.join(_TIERS)}))?"
 )
 #: Of these the longer prompt's rate holds from the step itself on, not above it.
 _INCLUSIVE = frozenset({"xai"})
@@ -166,10 +167,13 @@ def read_prices(info: Mapping[str, Any], where: str, notes: Notes) -> Prices | N
             if _is_given(value):
                 notes.not_taken(member, where)
             continue
+        step = int(found["step"]) * (1000 if found["kilo"] else 1) if found["step"] else None
+        if step is not None and step > MAX_COUNT:  # no prompt is as long
+            notes.not_taken(member, where)
+            continue
         rate = _rate(value, member, where, notes, decimals)
         if rate is None:
             continue
-        step = int(found["step"]) * (1000 if found["kilo"] else 1) if found["step"] else None
         row = rows.setdefault((step, _TIERS.get(found["tier"] or "")), {})
         if name == "audio_second_nano_usd":  # in and out: of a transcription both are its one length
             row[name] = max(rate, row.get(name, 0))
@@ -181,7 +185,7 @@ def read_prices(info: Mapping[str, Any], where: str, notes: Notes) -> Prices | N
         return None
     conditional = []
     for (step, tier), rates in rows.items():
-        above = {} if step is None else {"above_prompt_tokens": step - inclusive}
+        above = {} if step is None else {"above_prompt_tokens": max(step - inclusive, 0)}
         conditional.append({**rates, **above, **({} if tier is None else {"service_tier": tier})})
     return msgspec.convert({**base, "conditional": conditional}, Prices)
 
