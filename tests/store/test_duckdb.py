@@ -33,9 +33,9 @@ from trustgate.errors import (
     Unavailable,
 )
 from trustgate.models.pricing import price_hash
-from trustgate.store import PaymentFilter, ReceiptFilter, UsageFilter, engine, migrations, open_store
+from trustgate.store import PaymentFilter, ReceiptFilter, UsageFilter, archiving, engine, migrations, open_store
 from trustgate.store.duckdb import DuckDBStore
-from trustgate.store.queries import BudgetUseFilter
+from trustgate.store.queries import ArchiveFile, BudgetUseFilter
 from trustgate.store.rows import (
     ALIASES,
     ANCHORS,
@@ -692,28 +692,39 @@ async def test_heads_of_archived_receipts_are_those_of_tenants_that_have_no_late
 async def test_receipts_that_do_not_fit_into_memory_together_are_archived_in_smaller_files(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nearly every receipt has a tenant, a key and an end user of its own."""
+    """DuckDB's memory ends where it does, so it is stated here: a file of 1,024 can be written, one of 512 moved."""
+    write, move = archiving._write, archiving._move
+
+    def writing(connection: duckdb.DuckDBPyConnection, path: Path, first: int, last: int, about: Any) -> None:
+        write(connection, path, first, last, about)
+        if last - first >= 1_024:
+            raise duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block of size 256.0 KiB")
+
+    def moving(connection: duckdb.DuckDBPyConnection, file: ArchiveFile) -> None:
+        move(connection, file)
+        if file.last_seq - file.first_seq >= 512:
+            raise duckdb.OutOfMemoryException("Out of Memory Error: failed to pin block of size 256.0 KiB")
+
+    monkeypatch.setattr(archiving, "_write", writing)
+    monkeypatch.setattr(archiving, "_move", moving)
     store = await open_store(path)
-    await store.append_entries(
-        [
-            make_entry(seq, v=5, tenant=f"tenant_{seq}", key=f"key_{seq}", end_user=f"{seq}-{'u' * 400}")
-            for seq in range(1, 4_097)
-        ]
-    )
+    entries = [make_entry(seq, tenant=f"tenant_{seq}", key=f"key_{seq}") for seq in range(1, 1_793)]
+    await store.append_entries(entries)
     before = await store.usage(UsageFilter(by="key"))
-    await store.close()
-    for name in ("MEMORY_LEAST_BYTES", "MEMORY_WHOLE_BYTES", "MEMORY_MOST_BYTES"):
-        monkeypatch.setattr(engine, name, 14 << 20)
-    store = await open_store(path)
     files = []
-    while (file := await store.archive(4_096, None, {})) is not None:
+    while (file := await store.archive(1_792, None, {})) is not None:
         files.append(file)
-    assert len(files) > 1, "the first ones did not fit"
-    assert [file.first_seq for file in files] == [1, *(file.last_seq + 1 for file in files[:-1])]
-    assert files[-1].last_seq == 4_096
+    assert [(file.first_seq, file.last_seq) for file in files] == [
+        *((1, 256), (257, 512), (513, 1_024), (1_025, 1_280), (1_281, 1_792)),
+    ]
     assert sorted(each.name for each in (path.parent / "archive").iterdir()) == [file.name for file in files]
     assert await store.usage(UsageFilter(by="key")) == before
-    assert len(await store.load_heads()) == 4_096
+    assert {head.entry.seq for head in await store.load_heads()} == set(range(1, 1_793))
+    monkeypatch.setattr(archiving, "TILE_RECEIPTS", 2_048)
+    await store.append_entries([make_entry(seq) for seq in range(1_793, 4_097)])
+    with pytest.raises(Unavailable, match="OutOfMemory"):
+        await store.archive(4_096, None, {})
+    assert await store.last_seq() == 4_096
     await store.close()
 
 

@@ -35,14 +35,14 @@ from trustgate.store.sql import in_transaction
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+logger = logging.getLogger(__name__)
+
 #: Receipts a file, as many as a tile of level 1 covers: some 10 MB, written in about a second.
 MOST_RECEIPTS = 65_536
 #: Receipts a tile of level 0.
 TILE_RECEIPTS = 256
 #: Rows that are read together, so that a page of receipts reads little more than itself.
 _GROUP_ROWS = 8_192
-logger = logging.getLogger(__name__)
-
 _NAME = re.compile(r"receipts-([0-9a-z]{1,12})-(\d{12})-(\d{12})\.parquet")
 
 
