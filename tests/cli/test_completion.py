@@ -19,7 +19,7 @@ import pytest
 
 from tests.docs import COMPLETIONS
 from tests.support.gateway import Gateway
-from tests.support.processes import clean_environment
+from tests.support.processes import PATIENCE_S, clean_environment
 from tests.support.programs import require
 from tests.support.terminal import Terminal
 from trustgate.cli import app
@@ -61,7 +61,9 @@ def environment(filled: Gateway, tmp_path_factory: pytest.TempPathFactory) -> di
     """Where ``trustgate`` is a program on the PATH, and its home is ``filled``."""
     programs = tmp_path_factory.mktemp("bin")
     program = programs / "trustgate"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m trustgate "$@"\n')
+    # At a prompt no values are better than late ones; here they are waited for, however busy the machine is.
+    patient = "import trustgate.cli.completion as c; c._TIMEOUT_S = 600; from trustgate.__main__ import main; main()"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{patient}" "$@"\n')
     program.chmod(0o755)
     return clean_environment(
         {
@@ -128,7 +130,7 @@ def test_completion_in_fish(filled: Gateway, environment: dict[str, str]) -> Non
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S * len(lines),
         check=True,
     )
     assert done.stderr == ""
