@@ -167,6 +167,18 @@ def test_a_plan_through_its_life(either_home: Gateway) -> None:
 # passports
 
 
+def test_a_key_file_that_is_not_there_is_told_at_once(either_home: Gateway, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    added = either_home.cli(
+        *("passport", "add", "held", "--base-url", "http://127.0.0.1:9/v1", "--credential-file", str(key), "--json")
+    )
+    assert json.loads(added.stdout)["passport"]["slug"] == "held"
+    assert added.stderr.startswith(f"Note: The credential file {key} cannot be read: No such file or directory.")
+    assert either_home.cli("passport", "set", "held", "--credential-file", str(key)).stderr == added.stderr
+    key.write_text("sk-1")
+    assert either_home.cli("passport", "set", "held", "--credential-file", str(key)).stderr == ""
+
+
 def test_a_passport_through_its_life(either_home: Gateway) -> None:
     made = either_home.cli_json(
         *("passport", "add", "openai/small", "--api-model-id", "gpt-4o-mini", "--base-url", "https://api.example/v1"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -717,3 +719,27 @@ async def test_a_credential_that_cannot_be_read_makes_its_upstream_unavailable()
     resolved = passport("a")
     assert not targets.is_available(resolved, "a")
     assert targets.upstream_of(resolved).detail == "The variable OPENAI_API_KEY is not set."
+
+
+async def test_a_new_key_file_that_is_not_answered_for_holds_up_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its disk may not answer: the event loop reads it neither then nor at the first request."""
+    answers, readers = threading.Event(), []
+
+    def read(_: Passport) -> str:
+        readers.append(threading.current_thread())
+        answers.wait()
+        return SECRET
+
+    monkeypatch.setattr("trustgate.models.upstream.targets._READ_S", 0.01)
+    held = passport("held", credential_file="/net/key")
+    targets = Targets(Catalog([held], []), "http://default/v1", read)
+    await targets.read_keys([held, passport("b")])
+    upstream = targets.upstream_of(held)
+    assert (upstream.healthy, upstream.detail) == (False, "its key is not read yet: /net/key")
+    answers.set()
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert (upstream.credential, upstream.healthy) == (SECRET, None)
+    assert len(readers) == 1, "only files are read so"
+    assert readers[0] is not threading.main_thread()
+    await targets.read_keys([held])
+    assert len(readers) == 1, "and only new ones"

@@ -158,6 +158,7 @@ class AdminContext:
         quota: Quota | None = None,
         budgets: Budgets | None = None,
         on_keys_revoked: Callable[[Collection[str]], None] | None = None,
+        before_passports: Callable[[Sequence[Passport]], Awaitable[None]] | None = None,
         status: Callable[[], Awaitable[ServerStatus]] | None = None,
         reload: Callable[[], Awaitable[Reloaded]] | None = None,
         pulse: Callable[[], Awaitable[LiveStats]] | None = None,
@@ -168,6 +169,8 @@ class AdminContext:
         """``quota``, ``budgets`` and what stands after it are the running server's; without one there is none of it."""
         self.store = store
         self.settings = settings
+        #: Called with passports before requests find them.
+        self._before_passports = before_passports
         self.directory = directory
         self.catalog = catalog
         self.status = status
@@ -195,6 +198,9 @@ class AdminContext:
         return self.directory.tenant(unicodedata.normalize("NFC", ref))
 
     async def keep(self, *records: Record | PriceChange | PriceList | PseudonymKey) -> None:
+        passports = [record for record in records if isinstance(record, Passport)]
+        if passports and self._before_passports is not None:
+            await self._before_passports(passports)
         if self.directory.pseudonym_key is None and any(_names_end_users(record) for record in records):
             records = (*records, new_pseudonym_key())
         budgets = self.budgets

@@ -23,12 +23,13 @@ from trustgate.admin.model_commands import (
 from trustgate.admin.profile_words import rule_lines
 from trustgate.admin.profiling import PassportResolve
 from trustgate.cli import price, render
-from trustgate.cli.context import JsonOption, execute
+from trustgate.cli.context import JsonOption, execute, session
 from trustgate.cli.fields import Given, with_passport_fields
 from trustgate.cli.price import per_million, price_fields, source_text
-from trustgate.errors import InvalidRequest
+from trustgate.errors import InvalidRequest, OperatorError
 from trustgate.ids import now_us
 from trustgate.models.pricing import is_priced, slips
+from trustgate.settings import remote_server
 from trustgate.types import Fallback, Passport, Prices
 
 app = typer.Typer(help="Models: where they are served, and at what price.", no_args_is_help=True)
@@ -54,7 +55,9 @@ def add(
     """
     fields = given.for_new()
     _check_slips([] if fields.prices is None else [(slug, fields.prices)], yes=yes)
-    _print(execute(context, PassportAdd(slug=slug, fields=fields)), json)
+    added = execute(context, PassportAdd(slug=slug, fields=fields))
+    _print(added, json)
+    _note_key(context, added)
 
 
 @app.command("set", short_help="Change a passport.")
@@ -75,7 +78,10 @@ def set_(
         conditions=given.conditions,
         clear_conditions=given.clear_conditions,
     )
-    _print(execute(context, command), json)
+    changed = execute(context, command)
+    _print(changed, json)
+    if given.fields.credential_file is not None:
+        _note_key(context, changed)
 
 
 @app.command("list")
@@ -269,6 +275,17 @@ def _print_import(result: ImportResult, notes: tuple[str, ...]) -> None:
         render.say(f"Unchanged {result.unchanged}.")
     for note in notes:
         render.say(render.Styled(f"Note: {note}", "yellow"))
+
+
+def _note_key(context: typer.Context, passport: Passport) -> None:
+    """Say where the file with a passport's key cannot be read. The server may be on another machine, or start later."""
+    if passport.credential_file is None or remote_server() is not None:
+        return
+    try:
+        session(context).settings().read_credential(passport)
+    except OperatorError as error:
+        note = f"Note: {error.message} The passport is kept; its requests fail until the file is there."
+        render.say(render.Styled(note, "yellow"), to_stderr=True)
 
 
 def _print(passport: Passport, json: bool) -> None:

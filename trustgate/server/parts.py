@@ -218,6 +218,7 @@ class Server:
                 quota=quota,
                 budgets=budgets,
                 on_keys_revoked=self.running.cut_keys,
+                before_passports=self.targets.read_keys,
                 status=self.status,
                 reload=self.reload.reload_all,
                 pulse=self.gateway_status.pulse,

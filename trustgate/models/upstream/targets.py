@@ -1,18 +1,19 @@
 """Targets: where passports lead. Which of them to try for a request, in what order, and which to leave alone.
 
 Owns upstream credentials in memory, the circuit breakers and the health of each upstream. Nothing here reads a file
-or an environment variable while a request waits: credentials are read when a target is first made and again at each
-health probe.
+or an environment variable while a request waits: credentials are read when a passport comes, when a target is first
+made otherwise, and again at each health probe.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import random
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -31,6 +32,10 @@ NO_STREAM_OPTIONS = "no_stream_options"
 
 ReadCredential = Callable[[Passport], str | None]
 
+#: How long a command waits for the key of its passport to be read, seconds.
+_READ_S = 2.0
+_NOT_PROBED = "not probed yet"
+
 
 class Upstream:
     """One base URL with one credential: its breakers are per model, its health is its own."""
@@ -40,7 +45,7 @@ class Upstream:
         self.credential = credential
         #: None until the first probe; then whether the last one reached it, and what it said.
         self.healthy: bool | None = None
-        self.detail = "not probed yet"
+        self.detail = _NOT_PROBED
         self.models: tuple[str, ...] = ()
 
 
@@ -311,6 +316,26 @@ class Targets:
             self._upstreams[key] = upstream
             self.refresh_credential(passport, upstream)
         return upstream
+
+    async def read_keys(self, passports: Sequence[Passport]) -> None:
+        """Read the upstream keys of passports that come, in a thread: a file may be on a disk that does not answer.
+
+        Requests find the passports afterwards. A key that takes longer than a moment to read is read again with the
+        next probe; until then its upstream counts as one that is away.
+        """
+        for passport in passports:
+            key = (passport.base_url or self._default_base_url, passport.credential_env, passport.credential_file)
+            if passport.credential_file is None or key in self._upstreams:
+                continue
+            upstream = Upstream(key[0].rstrip("/"), None)
+            upstream.healthy, upstream.detail = False, f"its key is not read yet: {passport.credential_file}"
+            reading = asyncio.ensure_future(asyncio.to_thread(self._read_first, passport, upstream))
+            await asyncio.wait((reading,), timeout=_READ_S)
+            self._upstreams.setdefault(key, upstream)
+
+    def _read_first(self, passport: Passport, upstream: Upstream) -> None:
+        if self.refresh_credential(passport, upstream):
+            upstream.healthy, upstream.detail = None, _NOT_PROBED
 
     def refresh_credential(self, passport: Passport, upstream: Upstream) -> bool:
         """Read the upstream's key anew; one that cannot be read makes the upstream unhealthy (False)."""
