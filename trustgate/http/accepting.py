@@ -44,6 +44,10 @@ _OUT_OF = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _WAIT_S = 0.5
 
 
+def _always() -> bool:
+    return True
+
+
 class Acceptor:
     """Accepts on a listening socket and makes each connection a transport of the running loop, until closed."""
 
@@ -55,6 +59,7 @@ class Acceptor:
         tls: ssl.SSLContext | None = None,
         handshake_timeout_s: float = 10.0,
         waiting: Callable[[], int] = int,
+        has_place: Callable[[], bool] = _always,
         processes: int = 1,
     ) -> None:
         """
@@ -63,6 +68,7 @@ class Acceptor:
             make_protocol: makes the protocol of one connection.
             tls: where given, connections begin with a handshake, for at most ``handshake_timeout_s``.
             waiting: returns how many requests wait for room.
+            has_place: returns whether one more connection may be open.
             processes: how many processes accept on the socket, this one among them.
         """
         self._listener = listener
@@ -72,6 +78,7 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
         self._count_waiting = waiting
+        self._has_place = has_place
         self._processes = processes
         #: Of the connections that were in the kernel's queue when its length was read, those that are left.
         self._owed = 0
@@ -89,6 +96,11 @@ class Acceptor:
         if self._is_open:
             self._leave_listener()
             self._accept_some(_LAST)
+
+    @property
+    def opening(self) -> int:
+        """How many connections have not begun: in their handshakes, or accepted just now."""
+        return len(self._opening)
 
     async def opened(self, within_s: float) -> None:
         """Wait for handshakes under way, at most ``within_s`` seconds."""
@@ -130,6 +142,9 @@ class Acceptor:
 
     def _accept_some(self, most: int) -> None:
         for _ in range(most):
+            if self._is_open and not self._has_place():
+                self._wait_for_files("as many connections as may be open have requests")
+                return
             try:
                 connection, _address = self._listener.accept()
             except (BlockingIOError, InterruptedError):
@@ -140,10 +155,7 @@ class Acceptor:
             except OSError as error:
                 if error.errno not in _OUT_OF:
                     raise
-                # Nothing can be accepted now: clients wait in the queue, and the loop does not spin.
-                _logger.warning("cannot accept connections: %s. Trying again in %g s", error.strerror, _WAIT_S)
-                if self._is_open:
-                    self._pause(_WAIT_S)
+                self._wait_for_files(error.strerror)
                 return
             self._owed -= 1
             connection.setblocking(False)
@@ -152,6 +164,12 @@ class Acceptor:
             task = self._loop.create_task(self._open(connection))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
+
+    def _wait_for_files(self, reason: str | None) -> None:
+        """Accept nothing for a while: clients wait in the queue, and the loop does not spin."""
+        _logger.warning("cannot accept connections: %s. Trying again in %g s", reason, _WAIT_S)
+        if self._is_open:
+            self._pause(_WAIT_S)
 
     async def _open(self, connection: socket.socket) -> None:
         protocol = self._make_protocol()

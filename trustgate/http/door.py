@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from email.utils import formatdate
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Scope
 
+from trustgate.http.capacity import Idle
 from trustgate.http.exchange import Exchange
 from trustgate.http.parser import RequestHead
 from trustgate.http.refusals import Refusals, Shed
@@ -30,6 +31,8 @@ class Connected(Protocol):
 
     @property
     def is_new(self) -> bool: ...
+    def idle_since(self) -> float | None: ...
+    def give_way(self) -> bool: ...
     def end_when_idle(self, kept_s: float) -> bool: ...
     def close(self) -> None: ...
 
@@ -98,6 +101,13 @@ class Door:
         task = exchange.task = asyncio.Task(exchange.run(self.app, scope), loop=self.loop, name="request")
         self.tasks.add(task)
         return True
+
+    def idle(self) -> Iterator[Idle]:
+        """Yields the connections that are idle."""
+        for connection in self.connections:
+            since = connection.idle_since()
+            if since is not None:
+                yield since, connection.give_way
 
     def begin_closing(self) -> None:
         """Have each answer from now on be the last one of its connection, with ``connection: close``."""

@@ -394,6 +394,19 @@ class Connection(asyncio.Protocol):
         """Whether no request of it was read yet."""
         return self._is_new and not self._has_left
 
+    def idle_since(self) -> float | None:
+        """Returns since when it is idle; None: a request, or the head of another one, is under way."""
+        if self._is_busy() or self._has_left or self._discards or self.lost:
+            return None
+        return self._idle_since if self._is_new or self._head_timer is None else None
+
+    def give_way(self) -> bool:
+        """Close it, which is idle, unless a request has come that was not read yet. Returns whether it is closed."""
+        if has_unread(self.transport):
+            return False
+        self.close()
+        return True
+
     def end_when_idle(self, kept_s: float) -> bool:
         """Close it if it has been idle for ``kept_s`` seconds. Returns whether it goes on: a request may come of it."""
         if self._has_left or self._discards or self.lost or self.transport.is_closing():

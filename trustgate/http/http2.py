@@ -95,6 +95,8 @@ class Http2(H2Protocol):
         #: Set while no request runs.
         self.is_idle = asyncio.Event()
         self.is_idle.set()
+        #: Since when none did, in the loop's time.
+        self._idle_since = asyncio.get_running_loop().time()
         #: The PING frame that is waited for; set when the client has acknowledged it, or has gone.
         self._ping_data = b""
         self._is_acknowledged = asyncio.Event()
@@ -145,6 +147,11 @@ class Http2(H2Protocol):
         self._last_stream = last = self.connection.highest_inbound_stream_id
         await self._flush()
         await self.send(RawData(GoAwayFrame(last_stream_id=last).serialize()))
+
+    def idle_since(self) -> float | None:
+        """Returns since when no request of it runs, in the loop's time; None: one does, or waits, or it ends."""
+        is_idle = self.is_idle.is_set() and (self._waiting is None or not self._waiting.are_any)
+        return self._idle_since if is_idle and self._last_stream is None and not self.closed else None
 
     def leave_door(self) -> None:
         """Drop the requests that wait: the connection has gone."""
@@ -351,8 +358,9 @@ class Http2(H2Protocol):
         room = self._rooms.pop(stream_id, None)
         if room is not None:
             room.set()
-        if not self.streams:
+        if not self.streams and not self.is_idle.is_set():
             self.is_idle.set()
+            self._idle_since = asyncio.get_running_loop().time()
 
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
         self.is_idle.clear()

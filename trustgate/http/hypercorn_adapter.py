@@ -24,7 +24,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -48,6 +48,7 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 from starlette.types import ASGIApp
 
+from trustgate.http.capacity import Idle
 from trustgate.http.frames import Turns
 from trustgate.http.http1 import Connection
 from trustgate.http.http2 import PEER_FAULTS, Http2, Http2Door
@@ -99,6 +100,17 @@ class Protocols:
         finally:
             del self._connections[task]
 
+    def count(self) -> int:
+        """Returns how many connections there are."""
+        return len(self._connections)
+
+    def idle(self) -> Iterator[Idle]:
+        """Yields those of HTTP/2 that are idle."""
+        for connection in self._connections.values():
+            since = connection.idle_since()
+            if since is not None:
+                yield since, connection.end
+
     async def close(self, grace_s: float) -> None:
         """End each connection when it is idle, and after ``grace_s`` seconds all.
 
@@ -137,6 +149,7 @@ class _Connection(TCPServer):
         self._turns = turns
         self._timeouts = timeouts
         self._has_ended = False
+        self._ending: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         protocol: _Protocol | None = None
@@ -177,6 +190,8 @@ class _Connection(TCPServer):
             if protocol is not None:
                 protocol.leave_door()
             await self._close()
+            if self._ending is not None:
+                await asyncio.wait([self._ending])
 
     async def end_when_idle(self, announced_after_s: float) -> None:
         """End the connection when no request runs.
@@ -192,6 +207,16 @@ class _Connection(TCPServer):
             except TimeoutError:
                 await http2.send_last_goaway()
         await self.context.terminated.set()
+
+    def idle_since(self) -> float | None:
+        """Returns since when it is idle, in the loop's time; None: it has requests, or does not speak HTTP/2."""
+        http2 = self._http2
+        return None if http2 is None else http2.idle_since()
+
+    def end(self) -> bool:
+        """End the connection, which is idle, now: its client is told which request was the last."""
+        self._ending = self.loop.create_task(self._initiate_server_close())
+        return True
 
     @property
     def _http2(self) -> Http2 | None:

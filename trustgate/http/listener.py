@@ -12,13 +12,15 @@ import contextlib
 import resource
 import socket
 import ssl
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
 from trustgate.http.accepting import Acceptor
+from trustgate.http.capacity import Capacity, Idle, most_connections
 from trustgate.http.door import KEPT_S, Door
 from trustgate.http.http1 import Connection
 from trustgate.http.refusals import Shed
@@ -54,11 +56,16 @@ async def listen(
     others = _Others(app, timeouts)
     door = Door(app, others.take, timeouts, shed, websockets)
     others.door = door
+
+    def count() -> int:
+        return len(door.connections) + others.count() + acceptor.opening
+
     acceptor = Acceptor(
         *(listener, partial(Connection, door)),
         tls=tls,
         handshake_timeout_s=_HANDSHAKE_S,
         waiting=lambda: door.refusals.waiting,
+        has_place=Capacity(most_connections(), count, lambda: chain(door.idle(), others.idle())).has_place,
         processes=processes,
     )
     try:
@@ -110,6 +117,14 @@ class _Others:
 
         self._protocols = Protocols(self._app, self._timeouts, self.door.shed, self.door.refusals)
         return self._protocols
+
+    def count(self) -> int:
+        """Returns how many connections there are."""
+        return len(self._coming) + (0 if self._protocols is None else self._protocols.count())
+
+    def idle(self) -> Iterable[Idle]:
+        """Returns those that are idle."""
+        return () if self._protocols is None else self._protocols.idle()
 
     async def close(self, grace_s: float) -> None:
         # What has connected may turn out to speak something else with its first request.

@@ -57,6 +57,10 @@ class WaitingStreams:
         #: When requests were refused, by their fields (``_fields``); the last ones.
         self._refused: dict[tuple[bytes, ...], float] = {}
 
+    @property
+    def are_any(self) -> bool:
+        return bool(self._streams)
+
     def judge(self, request: h2.events.RequestReceived, head: RequestHead) -> bool:
         """Returns whether a request is let through now; else it waits, and ``decided`` is called later."""
         reason = self._shed.judge(head, self._refusals.queues)
