@@ -122,6 +122,19 @@ def test_what_is_refused_is_an_event_and_the_connection_goes_on(
         assert "stream_id" not in scripted.requests[-1].json()
 
 
+def test_an_event_of_a_hundred_thousand_members_is_read_once(
+    tenant: Tenant, socket: ClientConnection, scripted: Upstream
+) -> None:
+    """It is refused before a request is made of it: that would read all of them again."""
+    create(socket, **{f"member_{number}": 0 for number in range(100_000)})
+    error = received(socket)["error"]
+    assert error["message"] == "The body has more than 256 parameters."
+    assert "headers" not in error, "no request was made of it"
+    scripted.script(Reply.sse(response_stream()))
+    create(socket, **{f"member_{number}": 0 for number in range(200)})
+    assert until_end(socket)[-1]["type"] == "response.completed"
+
+
 def test_limits_hold_for_each_event(shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp) -> None:
     shared_gateway.cli("plan", "add", "two-a-day", "--requests-per-day", "2")
     tenant = sign_up(shared_gateway, "--plan", "two-a-day")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import resource
@@ -56,6 +57,17 @@ def test_those_that_are_idle_for_longest_end_for_new_ones(server: Server, client
     assert all(has_ended(client) for client in silent)
 
 
+def test_one_that_has_had_a_request_is_kept_for_longer_than_those_that_have_not(
+    server: Server, clients: contextlib.ExitStack
+) -> None:
+    used = clients.enter_context(server.connect())
+    assert is_answered(used)
+    for _ in range(3 * _MOST):
+        clients.enter_context(server.connect())
+    assert is_answered(clients.enter_context(server.connect()))
+    assert is_answered(used)
+
+
 def test_one_with_a_request_is_not_ended_for_another(server: Server, clients: contextlib.ExitStack, app: App) -> None:
     held = clients.enter_context(server.connect())
     held.sendall(_ASKED % b"/hold")
@@ -107,7 +119,7 @@ def test_where_all_have_requests_a_new_one_waits(
         new.sendall(_ASKED % b"/a")
         held[0].close()  # before or after it was looked at: then it has a place
         assert new.recv(65536).startswith(b"HTTP/1.1 200 ")
-    assert all("as many connections as may be open have requests" in text for text in caplog.messages)
+    assert all("as many connections as may be open are in use" in text for text in caplog.messages)
 
 
 def test_half_of_few_files_and_all_but_a_reserve_of_many_are_for_connections(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,16 +128,19 @@ def test_half_of_few_files_and_all_but_a_reserve_of_many_are_for_connections(mon
         assert most_connections() == most
 
 
-def test_of_many_idle_ones_a_part_ends_at_once_for_as_many_new_ones() -> None:
+async def test_of_many_idle_ones_a_part_ends_in_a_turn_for_as_many_new_ones() -> None:
     ended: list[int] = []
 
     def end(number: int) -> bool:
         ended.append(number)
-        return number != 50
+        return number != 50  # it has got a request
 
-    places = Capacity(100, lambda: 100, lambda: [(float(each % 50), partial(end, each)) for each in range(100)])
-    # Of a sixteenth one had got a request.
-    assert [places.has_place() for _ in range(6)] == [True] * 6
-    assert sorted(each % 50 for each in ended) == [0, 0, 1, 1, 2, 2, 3]
+    places = Capacity(
+        100, lambda: 100, lambda: [(each < 50, float(each % 50), partial(end, each)) for each in range(100)]
+    )
+    assert [places.has_place() for _ in range(8)] == [True] * 6 + [False] * 2
+    assert ended == [50, 51, 52, 53, 54, 55, 56], "those that never had a request"
+    assert places.is_clearing
+    await asyncio.sleep(0)
     assert places.has_place()
-    assert len(ended) == 14, "those for which it was done have come"
+    assert len(ended) == 14

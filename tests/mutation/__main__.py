@@ -203,6 +203,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "http/frames.py": ("tests/http/test_http2_floods.py",),
     "http/accepting.py": ("tests/http/test_accepting.py",),
+    "http/capacity.py": ("tests/http/test_capacity.py",),
     "http/refusals.py": ("tests/http/test_refusals.py", "tests/http/test_waiting.py"),
     "http/waiting_streams.py": ("tests/http/test_waiting_streams.py",),
     "http/starts.py": ("tests/http/test_accepting.py",),

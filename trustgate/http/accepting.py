@@ -22,6 +22,8 @@ import ssl
 import sys
 from collections.abc import Callable
 
+from trustgate.http.capacity import Capacity
+
 _logger = logging.getLogger("trustgate.server")
 
 #: At one turn, so that a flood of new connections does not hold up those that are there.
@@ -44,10 +46,6 @@ _OUT_OF = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _WAIT_S = 0.5
 
 
-def _always() -> bool:
-    return True
-
-
 class Acceptor:
     """Accepts on a listening socket and makes each connection a transport of the running loop, until closed."""
 
@@ -59,7 +57,7 @@ class Acceptor:
         tls: ssl.SSLContext | None = None,
         handshake_timeout_s: float = 10.0,
         waiting: Callable[[], int] = int,
-        has_place: Callable[[], bool] = _always,
+        capacity: Capacity | None = None,
         processes: int = 1,
     ) -> None:
         """
@@ -68,7 +66,7 @@ class Acceptor:
             make_protocol: makes the protocol of one connection.
             tls: where given, connections begin with a handshake, for at most ``handshake_timeout_s``.
             waiting: returns how many requests wait for room.
-            has_place: returns whether one more connection may be open.
+            capacity: how many connections may be open; None: any number.
             processes: how many processes accept on the socket, this one among them.
         """
         self._listener = listener
@@ -78,7 +76,7 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
         self._count_waiting = waiting
-        self._has_place = has_place
+        self._capacity = capacity
         self._processes = processes
         #: Of the connections that were in the kernel's queue when its length was read, those that are left.
         self._owed = 0
@@ -143,7 +141,6 @@ class Acceptor:
     def _accept_some(self, most: int) -> None:
         for _ in range(most):
             if self._is_open and not self._has_place():
-                self._wait_for_files("as many connections as may be open have requests")
                 return
             try:
                 connection, _address = self._listener.accept()
@@ -164,6 +161,17 @@ class Acceptor:
             task = self._loop.create_task(self._open(connection))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
+
+    def _has_place(self) -> bool:
+        """Returns whether one more connection may be open now. Waits where there is nothing that could end for it."""
+        capacity = self._capacity
+        # Those that were accepted at this turn are not idle before the next one: others would end in their place.
+        has_all = self._tls is not None or not self._opening
+        if capacity is None or capacity.has_place(may_end=has_all):
+            return True
+        if has_all and not capacity.is_clearing:
+            self._wait_for_files("as many connections as may be open are in use")
+        return False
 
     def _wait_for_files(self, reason: str | None) -> None:
         """Accept nothing for a while: clients wait in the queue, and the loop does not spin."""

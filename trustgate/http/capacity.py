@@ -1,4 +1,6 @@
-"""How many connections may be open at once. When there are as many, those end that have been idle for longest.
+"""How many connections may be open at once. When there are as many, idle ones end for new ones.
+
+First those that never had a request, and of these, as of the others, those that have been idle for longest.
 
 Every connection takes a file of the process, and so do connections to upstreams, the journal and the database. A client
 that opens connections and sends nothing over them would otherwise leave none to anything else for as long as an idle
@@ -7,6 +9,7 @@ connection is kept. One with a request, or with the head of one under way, is ne
 
 from __future__ import annotations
 
+import asyncio
 import resource
 from collections.abc import Callable, Iterable
 
@@ -17,8 +20,9 @@ _PART = 16
 #: Where the number of files is not limited.
 _MOST = 1_000_000
 
-#: Since when a connection is idle, in the loop's time, and what ends it: that returns False where a request has come.
-Idle = tuple[float, Callable[[], bool]]
+#: Whether an idle connection has had a request; since when it is idle, in the loop's time; and what ends it, which
+#: returns False where another request has come.
+Idle = tuple[bool, float, Callable[[], bool]]
 
 
 def most_connections() -> int:
@@ -40,22 +44,35 @@ class Capacity:
         self._most = most
         self._count = count
         self._idle = idle
+        self._loop = asyncio.get_running_loop()
         #: How many were ended for connections that have not come yet.
         self._places = 0
+        #: Idle ones are ending: there will be places in a later turn of the loop.
+        self.is_clearing = False
 
-    def has_place(self) -> bool:
-        """Returns whether one more connection may be accepted. May end idle ones for it, which takes some turns."""
+    def has_place(self, *, may_end: bool = True) -> bool:
+        """Returns whether one more connection may be accepted at this turn of the loop.
+
+        Ends idle ones where there are too many and it ``may_end`` some; that takes a turn, and in one turn it is done
+        once.
+        """
         if self._count() < self._most:
             self._places = 0
             return True
-        if not self._places:
-            idle = sorted(self._idle(), key=_since)
-            self._places = sum(end() for _, end in idle[: -(-len(idle) // _PART)])
+        if not self._places and may_end and not self.is_clearing:
+            idle = sorted(self._idle(), key=_order)
+            self._places = sum(end() for _, _, end in idle[: -(-len(idle) // _PART)])
+            if self._places:
+                self.is_clearing = True
+                self._loop.call_soon(self._has_cleared)
         if not self._places:
             return False
         self._places -= 1
         return True
 
+    def _has_cleared(self) -> None:
+        self.is_clearing = False
 
-def _since(idle: Idle) -> float:
-    return idle[0]
+
+def _order(idle: Idle) -> tuple[bool, float]:
+    return idle[:2]

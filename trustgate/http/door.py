@@ -107,7 +107,7 @@ class Door:
         for connection in self.connections:
             since = connection.idle_since()
             if since is not None:
-                yield since, connection.give_way
+                yield not connection.is_new, since, connection.give_way
 
     def begin_closing(self) -> None:
         """Have each answer from now on be the last one of its connection, with ``connection: close``."""

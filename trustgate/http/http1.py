@@ -396,7 +396,7 @@ class Connection(asyncio.Protocol):
 
     def idle_since(self) -> float | None:
         """Returns since when it is idle; None: a request, or the head of another one, is under way."""
-        if self._is_busy() or self._has_left or self._discards or self.lost:
+        if self._is_busy() or self._has_left or self._discards or self.lost or self.transport.is_closing():
             return None
         return self._idle_since if self._is_new or self._head_timer is None else None
 

@@ -65,7 +65,7 @@ async def listen(
         tls=tls,
         handshake_timeout_s=_HANDSHAKE_S,
         waiting=lambda: door.refusals.waiting,
-        has_place=Capacity(most_connections(), count, lambda: chain(door.idle(), others.idle())).has_place,
+        capacity=Capacity(most_connections(), count, lambda: chain(door.idle(), others.idle())),
         processes=processes,
     )
     try:

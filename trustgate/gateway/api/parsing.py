@@ -472,11 +472,14 @@ def read_nothing(request: Nothing) -> Call:
 MOST_MEMBERS = 256
 
 
+def too_many_members() -> InvalidRequest:
+    return InvalidRequest(f"The body has more than {MOST_MEMBERS} parameters.", code="unsupported_parameter")
+
+
 def with_members(call: Call, body: bytes, members: Members, wire: frozenset[str], *, generates: bool) -> Call:
     """Returns the call with what its other members say (``api.members``): what steers, further bounds, a wrong name."""
     if len(members) > MOST_MEMBERS:
-        too_many = InvalidRequest(f"The body has more than {MOST_MEMBERS} parameters.", code="unsupported_parameter")
-        return msgspec.structs.replace(call, invalid=too_many)
+        return msgspec.structs.replace(call, invalid=too_many_members())
     if not members.keys() <= wire:
         judged = judge(members, wire, generates=generates)
         if judged != _UNREMARKABLE:

@@ -20,6 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from trustgate.errors import AuthenticationFailed, InvalidRequest, TrustGateError, Unavailable
 from trustgate.gateway.api.endpoints import Endpoint
+from trustgate.gateway.api.parsing import MOST_MEMBERS, too_many_members
 from trustgate.gateway.path.delivery import cancellation_error
 from trustgate.gateway.path.inflight import Reason
 from trustgate.gateway.path.pipeline import Pipeline
@@ -258,6 +259,9 @@ def _body_of(text: str) -> tuple[bytes, bytes]:
             'An event is a JSON object with a type: {"type": "response.create", "model": …, "input": …}.',
             code="invalid_json",
         ) from None
+    if len(members) > MOST_MEMBERS:
+        # As the path would; but it would decode them once more, and hundreds of thousands take a while.
+        raise too_many_members()
     if kind != "response.create":
         raise InvalidRequest(
             f"Events of the type {kind[:80]!r} are not taken here: only response.create.",
