@@ -8,36 +8,36 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'demo|Try everything in a few seconds: offline, in a temporary folder',
             'init|Write trustgate.toml: find the LLM server, ask a few questions',
             'serve|Run the gateway until SIGTERM or Ctrl-C',
-            'reload|Reload the settings of the running server',
             'connect|Configure a client program for this gateway: codex, claude-code, opencode …',
-            'usage|Show requests, tokens and cost',
-            'backup|Back up the home folder into one file',
-            'restore|Restore a backup',
-            'accept-loss|Accept that data is lost, and start without it',
-            'archive|Move old receipts out of the database, into Parquet files',
-            'compact|Make the database file smaller',
-            'migrate|Move the database to Postgres, or back into a file',
-            'top|Watch the running gateway',
-            'console|Open the console: pages to watch and manage the running gateway',
-            'doctor|Find what is wrong, and how to fix it',
-            'localnet|Run a local Solana for development until SIGTERM or Ctrl-C',
-            'version|Show the versions of TrustGate and of what it runs on',
             'tenant|Tenants: the users of the gateway, each with keys and a plan',
             'key|API keys of tenants',
             'plan|Plans: limits, and which models and endpoints are allowed',
             'budget|Budgets: how much tenants, keys and end users may use, alone or together',
             'end-user|End users: the users of an app behind a key, by pseudonym',
-            'node|Nodes: the processes that serve one Postgres database',
             'passport|Models: where they are served, and at what price',
             'profile|Profiles: model names, parameters and upstream keys of a plan, a tenant or a key',
+            'usage|Show requests, tokens and cost',
             'receipt|Receipts: the provable record of each request',
             'statement|Monthly statements that prove themselves',
-            'anchor|Anchors: the log of receipts on Solana, one transaction for all of them since the last',
             'payment|Payments (x402): each tenant''s terms, and payments received',
-            'notify|Notices: tell people of budgets, keys, upstreams and other conditions',
+            'anchor|Anchors: the log of receipts on Solana, one transaction for all of them since the last',
             'export|Export receipts or usage as JSON lines, CSV or Parquet',
+            'top|Watch the running gateway',
+            'console|Open the console: pages to watch and manage the running gateway',
+            'doctor|Find what is wrong, and how to fix it',
+            'notify|Notices: tell people of budgets, keys, upstreams and other conditions',
+            'reload|Reload the settings of the running server',
             'config|Settings in effect, and where each comes from',
-            'completion|Completion of the command line, for your shell'
+            'node|Nodes: the processes that serve one Postgres database',
+            'backup|Back up the home folder into one file',
+            'restore|Restore a backup',
+            'archive|Move old receipts out of the database, into Parquet files',
+            'compact|Make the database file smaller',
+            'migrate|Move the database to Postgres, or back into a file',
+            'accept-loss|Accept that data is lost, and start without it',
+            'localnet|Run a local Solana for development until SIGTERM or Ctrl-C',
+            'completion|Completion of the command line, for your shell',
+            'version|Show the versions of TrustGate and of what it runs on'
         )
         'trustgate tenant' = @(
             'add|Add a tenant with its first key',
@@ -81,9 +81,6 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'unblock|Serve a blocked end user again',
             'limit|Give an end user another amount of a budget than the others have'
         )
-        'trustgate node' = @(
-            'list|List the processes that serve the database'
-        )
         'trustgate passport' = @(
             'add|Add a model',
             'set|Change a passport',
@@ -120,13 +117,6 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'list|List the months in which a tenant has receipts',
             'verify|Check a statement, offline and without a database: add every sum up again from its receipts'
         )
-        'trustgate anchor' = @(
-            'flush|Post the log''s state to Solana: one transaction for all receipts since the last anchor',
-            'list|List the anchors, the oldest first',
-            'status|Show the log''s name and keys, and how much of it is anchored',
-            'verify|Check every anchor from chain data alone, and against the log here',
-            'keygen|Make the key that pays for anchors'
-        )
         'trustgate payment' = @(
             'set|Set or change how a tenant pays',
             'off|Stop charging a tenant',
@@ -141,6 +131,17 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'refund-credit|Reduce a tenant''s balance by a refund, with a receipt',
             'keygen|Make the key with which the gateway settles Solana payments itself'
         )
+        'trustgate anchor' = @(
+            'flush|Post the log''s state to Solana: one transaction for all receipts since the last anchor',
+            'list|List the anchors, the oldest first',
+            'status|Show the log''s name and keys, and how much of it is anchored',
+            'verify|Check every anchor from chain data alone, and against the log here',
+            'keygen|Make the key that pays for anchors'
+        )
+        'trustgate export' = @(
+            'receipts|Export receipts, in the log''s order: one row each, without the secrets that open their commitments',
+            'usage|Export usage: one row for each day (UTC), tenant, key, endpoint and model'
+        )
         'trustgate notify' = @(
             'add|Add a webhook or a program',
             'list|List who is told of what, and how deliveries go',
@@ -148,12 +149,11 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'remove|Remove a subscriber; what waits for it is given up',
             'test|Send a test now and show what comes of it; fails unless every one arrives'
         )
-        'trustgate export' = @(
-            'receipts|Export receipts, in the log''s order: one row each, without the secrets that open their commitments',
-            'usage|Export usage: one row for each day (UTC), tenant, key, endpoint and model'
-        )
         'trustgate config' = @(
             'show|Show every setting, and where its value comes from'
+        )
+        'trustgate node' = @(
+            'list|List the processes that serve the database'
         )
         'trustgate completion' = @(
             'bash|eval "$(trustgate completion bash)" in ~/.bashrc',
@@ -205,11 +205,6 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
             '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key'
         )
-        'trustgate reload' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--json||Print one JSON document, nothing else'
-        )
         'trustgate connect' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
@@ -223,93 +218,6 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--write||Put it into the program''s file; what was there before is kept beside it',
             '--undo||Put back what the file was before the last --write',
             '--check||Send a first request with it: by the program itself in a folder of its own, or, where it is not installed, by the same request',
-            '--json||Print one JSON document, nothing else'
-        )
-        'trustgate usage' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--tenant|tenant|Only this tenant',
-            '--by|words:day hour model key tenant end_user|Group by',
-            '--since|any|Start: 7d, today, month or 2026-01-31 (UTC)',
-            '--until|any|End, exclusive',
-            '--month|any|A whole month instead: last, this or 2026-10 (UTC)',
-            '--plot|file|Also draw requests, tokens and cost into this file (.svg or .png)',
-            '--json||Print one JSON document, nothing else'
-        )
-        'trustgate backup' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--force||Replace FILE if it exists',
-            '--without-archives||Leave archive files out, which never change; they are named',
-            '--json||Print one JSON document, nothing else'
-        )
-        'trustgate restore' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--new-log||Continue as a log of another name, although the old log has newer receipts',
-            '--dry-run||Check the backup and the home; change nothing',
-            '--json||Print one JSON document, nothing else'
-        )
-        'trustgate accept-loss' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--yes||Do it; else what is missing is shown, and nothing changed',
-            '--json||Print one JSON document, nothing else'
-        )
-        'trustgate archive' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--before|any|Move receipts made before then: 2026-01, 2026-01-15, 90d',
-            '--to|any|Where to put the files, instead of HOME/archive',
-            '--dry-run||Show what would be moved, and move nothing',
-            '--json||Print one JSON document, nothing else'
-        )
-        'trustgate compact' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--json||Print one JSON document, nothing else'
-        )
-        'trustgate migrate' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--to|any|Move the database file to this Postgres database',
-            '--from|any|Move this Postgres database into a file in the home',
-            '--json||Print one JSON document, nothing else'
-        )
-        'trustgate top' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--every|any|Time between two updates, seconds',
-            '--once||Print one snapshot and exit',
-            '--json||Print one JSON document, nothing else'
-        )
-        'trustgate console' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--no-open||Only print the link',
-            '--end||End all sessions of the console instead, and links that were not used',
-            '--json||Print one JSON document, nothing else'
-        )
-        'trustgate doctor' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--books||Audit the books instead: receipts = log = usage = payments = balances = quotas, every one',
-            '--json||Print one JSON document, nothing else'
-        )
-        'trustgate localnet' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--host|any|The address to listen on; every client that reaches it can use the chain',
-            '--port|any|The port; 0 lets the system choose',
-            '--slot-ms|any|How long a slot lasts, milliseconds',
-            '--ephemeral||Keep nothing: a new chain, discarded at the end',
-            '--fund|any|Fund this address with 10 SOL of this chain at the start; repeat for more',
-            '--verbose||Print a line for each transaction that lands',
-            '-v||Print a line for each transaction that lands'
-        )
-        'trustgate version' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate tenant' = @(
@@ -634,15 +542,6 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--reset||Give back the budget''s amount',
             '--json||Print one JSON document, nothing else'
         )
-        'trustgate node' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.'
-        )
-        'trustgate node list' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--json||Print one JSON document, nothing else'
-        )
         'trustgate passport' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.'
@@ -861,6 +760,17 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--key|key|Of this key alone',
             '--json||Print one JSON document, nothing else'
         )
+        'trustgate usage' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--tenant|tenant|Only this tenant',
+            '--by|words:day hour model key tenant end_user|Group by',
+            '--since|any|Start: 7d, today, month or 2026-01-31 (UTC)',
+            '--until|any|End, exclusive',
+            '--month|any|A whole month instead: last, this or 2026-10 (UTC)',
+            '--plot|file|Also draw requests, tokens and cost into this file (.svg or .png)',
+            '--json||Print one JSON document, nothing else'
+        )
         'trustgate receipt' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.'
@@ -932,44 +842,6 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--previous|file|A statement of a month before, for the opening balance; repeatable',
             '--key|any|The log''s verifier key, as its operator publishes it (/log/keys)',
             '--payer|any|The address that pays for the log''s anchors',
-            '--json||Print one JSON document, nothing else'
-        )
-        'trustgate anchor' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.'
-        )
-        'trustgate anchor flush' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--rpc|any|devnet, testnet, mainnet-beta, local (a chain on this machine), or the URL of an RPC node',
-            '--keypair|file|The file with the key that pays, as the Solana CLI writes it',
-            '--commitment|words:confirmed finalized|The commitment that the transaction must reach before this is done',
-            '--max-fee|any|The highest fee to pay',
-            '--mainnet||Allow a URL in --rpc that is of mainnet, where fees are real money',
-            '--dry-run||Show what would be posted, and post nothing',
-            '--json||Print one JSON document, nothing else'
-        )
-        'trustgate anchor list' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--json||Print one JSON document, nothing else'
-        )
-        'trustgate anchor status' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--json||Print one JSON document, nothing else'
-        )
-        'trustgate anchor verify' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--rpc|any|devnet, testnet, mainnet-beta, local (a chain on this machine), or the URL of an RPC node',
-            '--keypair|file|The file with the key that pays, as the Solana CLI writes it',
-            '--json||Print one JSON document, nothing else'
-        )
-        'trustgate anchor keygen' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--keypair|file|The file with the key that pays, as the Solana CLI writes it',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate payment' = @(
@@ -1059,6 +931,92 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--keypair|file|Where to write it',
             '--json||Print one JSON document, nothing else'
         )
+        'trustgate anchor' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate anchor flush' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--rpc|any|devnet, testnet, mainnet-beta, local (a chain on this machine), or the URL of an RPC node',
+            '--keypair|file|The file with the key that pays, as the Solana CLI writes it',
+            '--commitment|words:confirmed finalized|The commitment that the transaction must reach before this is done',
+            '--max-fee|any|The highest fee to pay',
+            '--mainnet||Allow a URL in --rpc that is of mainnet, where fees are real money',
+            '--dry-run||Show what would be posted, and post nothing',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate anchor list' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate anchor status' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate anchor verify' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--rpc|any|devnet, testnet, mainnet-beta, local (a chain on this machine), or the URL of an RPC node',
+            '--keypair|file|The file with the key that pays, as the Solana CLI writes it',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate anchor keygen' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--keypair|file|The file with the key that pays, as the Solana CLI writes it',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate export' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate export receipts' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--output|file|Where to write; the ending sets the format',
+            '-o|file|Where to write; the ending sets the format',
+            '--format|words:jsonl csv parquet|The format, if the name of FILE does not show it',
+            '--tenant|tenant|Only this tenant',
+            '--since|any|Start: 7d, today, month or 2026-01-31 (UTC)',
+            '--until|any|End, exclusive',
+            '--force||Replace FILE if it exists',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate export usage' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--output|file|Where to write; the ending sets the format',
+            '-o|file|Where to write; the ending sets the format',
+            '--format|words:jsonl csv parquet|The format, if the name of FILE does not show it',
+            '--tenant|tenant|Only this tenant',
+            '--since|any|Start: 7d, today, month or 2026-01-31 (UTC)',
+            '--until|any|End, exclusive',
+            '--force||Replace FILE if it exists',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate top' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--every|any|Time between two updates, seconds',
+            '--once||Print one snapshot and exit',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate console' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--no-open||Only print the link',
+            '--end||End all sessions of the console instead, and links that were not used',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate doctor' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--books||Audit the books instead: receipts = log = usage = payments = balances = quotas, every one',
+            '--json||Print one JSON document, nothing else'
+        )
         'trustgate notify' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.'
@@ -1092,32 +1050,9 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '-h||Show this message and exit.',
             '--json||Print one JSON document, nothing else'
         )
-        'trustgate export' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.'
-        )
-        'trustgate export receipts' = @(
+        'trustgate reload' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--output|file|Where to write; the ending sets the format',
-            '-o|file|Where to write; the ending sets the format',
-            '--format|words:jsonl csv parquet|The format, if the name of FILE does not show it',
-            '--tenant|tenant|Only this tenant',
-            '--since|any|Start: 7d, today, month or 2026-01-31 (UTC)',
-            '--until|any|End, exclusive',
-            '--force||Replace FILE if it exists',
-            '--json||Print one JSON document, nothing else'
-        )
-        'trustgate export usage' = @(
-            '--help||Show this message and exit.',
-            '-h||Show this message and exit.',
-            '--output|file|Where to write; the ending sets the format',
-            '-o|file|Where to write; the ending sets the format',
-            '--format|words:jsonl csv parquet|The format, if the name of FILE does not show it',
-            '--tenant|tenant|Only this tenant',
-            '--since|any|Start: 7d, today, month or 2026-01-31 (UTC)',
-            '--until|any|End, exclusive',
-            '--force||Replace FILE if it exists',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate config' = @(
@@ -1136,6 +1071,66 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
             '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key',
             '--json||Print one JSON document, nothing else'
+        )
+        'trustgate node' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate node list' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate backup' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--force||Replace FILE if it exists',
+            '--without-archives||Leave archive files out, which never change; they are named',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate restore' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--new-log||Continue as a log of another name, although the old log has newer receipts',
+            '--dry-run||Check the backup and the home; change nothing',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate archive' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--before|any|Move receipts made before then: 2026-01, 2026-01-15, 90d',
+            '--to|any|Where to put the files, instead of HOME/archive',
+            '--dry-run||Show what would be moved, and move nothing',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate compact' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate migrate' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--to|any|Move the database file to this Postgres database',
+            '--from|any|Move this Postgres database into a file in the home',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate accept-loss' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--yes||Do it; else what is missing is shown, and nothing changed',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate localnet' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--host|any|The address to listen on; every client that reaches it can use the chain',
+            '--port|any|The port; 0 lets the system choose',
+            '--slot-ms|any|How long a slot lasts, milliseconds',
+            '--ephemeral||Keep nothing: a new chain, discarded at the end',
+            '--fund|any|Fund this address with 10 SOL of this chain at the start; repeat for more',
+            '--verbose||Print a line for each transaction that lands',
+            '-v||Print a line for each transaction that lands'
         )
         'trustgate completion' = @(
             '--help||Show this message and exit.',
@@ -1157,11 +1152,14 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.'
         )
+        'trustgate version' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
     }
     $arguments = @{
         'trustgate connect 0' = 'words:codex claude-code opencode aider cline continue open-webui litellm openai anthropic langchain vercel-ai curl'
-        'trustgate backup 0' = 'file'
-        'trustgate restore 0' = 'file'
         'trustgate tenant add 0' = 'any'
         'trustgate tenant show 0' = 'tenant'
         'trustgate tenant set 0' = 'tenant'
@@ -1226,6 +1224,8 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate notify show 0' = 'any'
         'trustgate notify remove 0' = 'any'
         'trustgate notify test 0' = 'any'
+        'trustgate backup 0' = 'file'
+        'trustgate restore 0' = 'file'
     }
     $dynamic = 'tenant', 'plan', 'passport', 'key', 'receipt'
 

@@ -60,6 +60,13 @@ def test_json_is_one_document_and_nothing_else(served: Gateway, command: tuple[s
     assert result.stderr == ""
 
 
+def test_a_second_server_on_the_same_home_is_refused_with_what_to_do(served: Gateway) -> None:
+    refused = served.cli("serve", check=False)
+    assert refused.returncode == 6
+    assert "is in use by process" in refused.stderr
+    assert "It serves this home already: commands go through it as they are." in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("command", "code", "said"),
     [

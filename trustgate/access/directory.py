@@ -17,6 +17,7 @@ from trustgate.access.end_users import read_sources, salt_of
 from trustgate.access.keys import HASH_PREFIX, explain_unknown, hash_secret
 from trustgate.access.profiles import effective, key_profile_id, plan_profile_id, tenant_profile_id
 from trustgate.errors import AuthenticationFailed, NotFound
+from trustgate.formats.likeness import did_you_mean
 from trustgate.store import State
 from trustgate.types import (
     FACTOR_ONE_PPM,
@@ -297,7 +298,8 @@ class Directory:
         """Returns the tenant of this id or name. Raises ``NotFound``."""
         tenant = self._tenants.get(ref) or self._tenants.get(self._tenant_ids.get(ref, ""))
         if tenant is None:
-            raise NotFound(f"There is no tenant {ref!r}.", hint="trustgate tenant list", code="tenant_not_found")
+            hint = did_you_mean(ref, self._tenant_ids, "trustgate tenant list")
+            raise NotFound(f"There is no tenant {ref!r}.", hint=hint, code="tenant_not_found")
         return tenant
 
     def key(self, ref: str) -> ApiKey:
@@ -359,7 +361,8 @@ class Directory:
         """Returns the budget of this id or name. Raises ``NotFound``, for a removed one too."""
         found = next((budget for budget in self.budgets() if ref in (budget.id, budget.name)), None)
         if found is None:
-            raise NotFound(f"There is no budget {ref!r}.", hint="trustgate budget list", code="budget_not_found")
+            hint = did_you_mean(ref, [budget.name for budget in self.budgets()], "trustgate budget list")
+            raise NotFound(f"There is no budget {ref!r}.", hint=hint, code="budget_not_found")
         return found
 
     def profile(self, profile_id: str) -> Profile | None:

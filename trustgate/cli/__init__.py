@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -156,14 +157,28 @@ def _fail_usage(error: TyperException) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(message, err=True)
         return error.exit_code
-    if getattr(error, "option_name", None) == "--home":
+    option = getattr(error, "option_name", None)
+    if option == "--json" and hasattr(context.command, "commands"):
+        return _fail("--json stands after the command.", f"{context.command_path} … --json", error.exit_code)
+    if option == "--home":
         command = context.command_path.removeprefix("trustgate").strip()
         return _fail(
             "--home stands before the command, as it is for all of them.",
             f"trustgate --home DIR {command}".rstrip(),
             error.exit_code,
         )
-    return _fail(message, f"{context.command_path} --help", error.exit_code)
+    return _fail(_with_likeness(message), f"{context.command_path} --help", error.exit_code)
+
+
+def _with_likeness(message: str) -> str:
+    """Returns a refusal of a word that is none of some choices with the one that was probably meant."""
+    refused = re.fullmatch(r"(Invalid value for .*: '(.*)' is not one of) ('.*')\.", message)
+    if refused is None:
+        return message
+    from difflib import get_close_matches
+
+    alike = get_close_matches(refused[2], re.findall(r"'([^']*)'", refused[3]), n=1)
+    return f"{message} Did you mean {alike[0]!r}?" if alike else message
 
 
 def _fail(message: str, hint: str | None, code: int) -> int:

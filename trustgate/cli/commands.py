@@ -21,45 +21,81 @@ class CommandEntry(NamedTuple):
     help: str
 
 
-#: In the order of the help.
-TABLE: Mapping[str, CommandEntry] = {
-    "demo": CommandEntry("demo", "Try everything in a few seconds: offline, in a temporary folder."),
-    "init": CommandEntry("init", "Write trustgate.toml: find the LLM server, ask a few questions."),
-    "serve": CommandEntry("serve", "Run the gateway until SIGTERM or Ctrl-C."),
-    "reload": CommandEntry("serve", "Reload the settings of the running server."),
-    "connect": CommandEntry("connect", "Configure a client program for this gateway: codex, claude-code, opencode …"),
-    "usage": CommandEntry("usage", "Show requests, tokens and cost."),
-    "backup": CommandEntry("backup", "Back up the home folder into one file."),
-    "restore": CommandEntry("backup", "Restore a backup."),
-    "accept-loss": CommandEntry("backup", "Accept that data is lost, and start without it."),
-    "archive": CommandEntry("archive", "Move old receipts out of the database, into Parquet files."),
-    "compact": CommandEntry("backup", "Make the database file smaller."),
-    "migrate": CommandEntry("migrate", "Move the database to Postgres, or back into a file."),
-    "top": CommandEntry("top", "Watch the running gateway."),
-    "console": CommandEntry("console", "Open the console: pages to watch and manage the running gateway."),
-    "doctor": CommandEntry("doctor", "Find what is wrong, and how to fix it."),
-    "localnet": CommandEntry("localnet", "Run a local Solana for development until SIGTERM or Ctrl-C."),
-    "version": CommandEntry("version", "Show the versions of TrustGate and of what it runs on."),
-    "tenant": CommandEntry("tenant", "Tenants: the users of the gateway, each with keys and a plan."),
-    "key": CommandEntry("key", "API keys of tenants."),
-    "plan": CommandEntry("plan", "Plans: limits, and which models and endpoints are allowed."),
-    "budget": CommandEntry("budget", "Budgets: how much tenants, keys and end users may use, alone or together."),
-    "end-user": CommandEntry("end_user", "End users: the users of an app behind a key, by pseudonym."),
-    "node": CommandEntry("node", "Nodes: the processes that serve one Postgres database."),
-    "passport": CommandEntry("passport", "Models: where they are served, and at what price."),
-    "profile": CommandEntry(
-        "profile", "Profiles: model names, parameters and upstream keys of a plan, a tenant or a key."
-    ),
-    "receipt": CommandEntry("receipt", "Receipts: the provable record of each request."),
-    "statement": CommandEntry("statement", "Monthly statements that prove themselves."),
-    "anchor": CommandEntry(
-        "anchor", "Anchors: the log of receipts on Solana, one transaction for all of them since the last."
-    ),
-    "payment": CommandEntry("payment", "Payments (x402): each tenant's terms, and payments received."),
-    "notify": CommandEntry("notify", "Notices: tell people of budgets, keys, upstreams and other conditions."),
-    "export": CommandEntry("export", "Export receipts or usage as JSON lines, CSV or Parquet."),
-    "config": CommandEntry("config", "Settings in effect, and where each comes from."),
-    "completion": CommandEntry("completion", "Completion of the command line, for your shell."),
+#: By the headings of the help, in its order.
+SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
+    "Start": {
+        "demo": CommandEntry("demo", "Try everything in a few seconds: offline, in a temporary folder."),
+        "init": CommandEntry("init", "Write trustgate.toml: find the LLM server, ask a few questions."),
+        "serve": CommandEntry("serve", "Run the gateway until SIGTERM or Ctrl-C."),
+        "connect": CommandEntry(
+            "connect", "Configure a client program for this gateway: codex, claude-code, opencode …"
+        ),
+    },
+    "Callers": {
+        "tenant": CommandEntry("tenant", "Tenants: the users of the gateway, each with keys and a plan."),
+        "key": CommandEntry("key", "API keys of tenants."),
+        "plan": CommandEntry("plan", "Plans: limits, and which models and endpoints are allowed."),
+        "budget": CommandEntry("budget", "Budgets: how much tenants, keys and end users may use, alone or together."),
+        "end-user": CommandEntry("end_user", "End users: the users of an app behind a key, by pseudonym."),
+    },
+    "Models": {
+        "passport": CommandEntry("passport", "Models: where they are served, and at what price."),
+        "profile": CommandEntry(
+            "profile", "Profiles: model names, parameters and upstream keys of a plan, a tenant or a key."
+        ),
+    },
+    "Records and payment": {
+        "usage": CommandEntry("usage", "Show requests, tokens and cost."),
+        "receipt": CommandEntry("receipt", "Receipts: the provable record of each request."),
+        "statement": CommandEntry("statement", "Monthly statements that prove themselves."),
+        "payment": CommandEntry("payment", "Payments (x402): each tenant's terms, and payments received."),
+        "anchor": CommandEntry(
+            "anchor", "Anchors: the log of receipts on Solana, one transaction for all of them since the last."
+        ),
+        "export": CommandEntry("export", "Export receipts or usage as JSON lines, CSV or Parquet."),
+    },
+    "The running gateway": {
+        "top": CommandEntry("top", "Watch the running gateway."),
+        "console": CommandEntry("console", "Open the console: pages to watch and manage the running gateway."),
+        "doctor": CommandEntry("doctor", "Find what is wrong, and how to fix it."),
+        "notify": CommandEntry("notify", "Notices: tell people of budgets, keys, upstreams and other conditions."),
+        "reload": CommandEntry("serve", "Reload the settings of the running server."),
+        "config": CommandEntry("config", "Settings in effect, and where each comes from."),
+        "node": CommandEntry("node", "Nodes: the processes that serve one Postgres database."),
+    },
+    "The home folder": {
+        "backup": CommandEntry("backup", "Back up the home folder into one file."),
+        "restore": CommandEntry("backup", "Restore a backup."),
+        "archive": CommandEntry("archive", "Move old receipts out of the database, into Parquet files."),
+        "compact": CommandEntry("backup", "Make the database file smaller."),
+        "migrate": CommandEntry("migrate", "Move the database to Postgres, or back into a file."),
+        "accept-loss": CommandEntry("backup", "Accept that data is lost, and start without it."),
+    },
+    "Tools": {
+        "localnet": CommandEntry("localnet", "Run a local Solana for development until SIGTERM or Ctrl-C."),
+        "completion": CommandEntry("completion", "Completion of the command line, for your shell."),
+        "version": CommandEntry("version", "Show the versions of TrustGate and of what it runs on."),
+    },
+}
+TABLE: Mapping[str, CommandEntry] = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
+#: What others call the same, or people look for first.
+_OTHER_WORDS: Mapping[str, str] = {
+    **dict.fromkeys(("start", "run", "up"), "serve"),
+    **dict.fromkeys(("user", "users", "customer", "customers", "team", "teams", "org", "account"), "tenant"),
+    **dict.fromkeys(("token", "apikey", "api-key"), "key"),
+    **dict.fromkeys(("quota", "quotas", "limit", "limits"), "plan"),
+    **dict.fromkeys(("model", "models", "price", "prices", "provider", "upstream", "alias"), "passport"),
+    **dict.fromkeys(("log", "logs", "request", "requests"), "receipt"),
+    **dict.fromkeys(("bill", "invoice"), "statement"),
+    **dict.fromkeys(("credit", "balance"), "tenant credit"),
+    **dict.fromkeys(("pay", "x402"), "payment"),
+    **dict.fromkeys(("stats", "cost", "costs", "spend"), "usage"),
+    **dict.fromkeys(("status", "check", "health"), "doctor"),
+    **dict.fromkeys(("watch", "monitor"), "top"),
+    **dict.fromkeys(("dashboard", "ui", "admin"), "console"),
+    **dict.fromkeys(("webhook", "alert", "alerts"), "notify"),
+    **dict.fromkeys(("settings", "env"), "config"),
+    **dict.fromkeys(("worker", "workers", "cluster"), "node"),
 }
 
 
@@ -71,8 +107,16 @@ class Commands(TyperGroup):
         self.commands = cast(Any, _Loaded())
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in TABLE.items()])
+        width = max(map(len, TABLE))
+        for heading, section in SECTIONS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), entry.help) for name, entry in section.items()])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        meant = _OTHER_WORDS.get(args[0]) if args else None
+        if meant is not None:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {meant!r}?")
+        return super().resolve_command(ctx, args)
 
 
 class _Loaded(Mapping[str, Any]):
@@ -85,7 +129,12 @@ class _Loaded(Mapping[str, Any]):
             app.add_typer(module.app, name=name)
         else:
             module.register(app)
-        return typer.main.get_group(app).commands[name]
+        command = typer.main.get_group(app).commands[name]
+        for below in getattr(command, "commands", {}).values():
+            # A help that is cut off in mid-sentence says less than one that takes two lines.
+            if not below.short_help and below.help:
+                below.short_help = f"{first_sentence(below.help)}."
+        return command
 
     def __contains__(self, name: object) -> bool:
         return name in TABLE
@@ -95,3 +144,9 @@ class _Loaded(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(TABLE)
+
+
+def first_sentence(text: str) -> str:
+    """Returns the first sentence of a command's or an option's help, without its full stop."""
+    line = " ".join(text.partition("\n\n")[0].split())
+    return line.partition("  [")[0].partition(". ")[0].rstrip(".")

@@ -238,13 +238,13 @@ def _print(document: dict[str, Any], json: bool) -> None:
         return
     if "undone" in document:
         for line in document["undone"].changes:
-            render.say(f"{document['undone'].path} is {line}." if line.startswith("as") else line)
+            render.say(f"{document['undone'].path}: {line}")
         return
     written = document.get("written")
     if written is not None:
         _print_written(written)
     elif document["file"] is not None:
-        render.say(render.Styled(document["file"], "bold"))
+        render.say(render.Styled(f"{document['file']} (--write puts it there)", "bold"))
         render.say(document["content"].rstrip("\n"))
         render.say("")
     made = document.get("key")
@@ -254,7 +254,7 @@ def _print(document: dict[str, Any], json: bool) -> None:
         render.say(render.Styled("In your shell: the key, shown only this once", "bold"))
     else:
         lines.insert(0, f"export {document['key_variable']}=…")
-        render.say(render.Styled("In your shell: the key of a tenant", "bold"))
+        render.say(render.Styled("In your shell, with a tenant's key (--new-key TENANT makes one)", "bold"))
     for line in lines:
         render.say(line)
     if document["example"] is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -11,6 +11,7 @@ from trustgate.access.directory import limits_money
 from trustgate.access.keys import reference
 from trustgate.admin.commands import (
     Admin,
+    Command,
     KeyCreate,
     KeyList,
     KeyRevoke,
@@ -24,12 +25,14 @@ from trustgate.admin.commands import (
 from trustgate.admin.money import PaymentFinding, PriceCheck
 from trustgate.admin.notation import Moment
 from trustgate.cli import render, values
-from trustgate.cli.context import JsonOption, execute, with_admin
+from trustgate.cli.context import JsonOption, with_admin
 from trustgate.cli.limits import Allowed, limit_fields, scope_fields, with_limits
 from trustgate.cli.values import Maybe
-from trustgate.errors import AuthenticationFailed, InvalidRequest
+from trustgate.errors import AuthenticationFailed, InvalidRequest, TrustGateError
 from trustgate.ids import now_us
 from trustgate.types import ApiKey, Limits, Scope, Tenant
+
+Made = TypeVar("Made", bound=ApiKey | NewKey)
 
 app = typer.Typer(help="API keys of tenants.", no_args_is_help=True)
 
@@ -85,11 +88,11 @@ def create(
         limits=Limits(**allowed.limits),
         scope=Scope(**allowed.scope),
     )
-    new = execute(context, command)
+    new, tenant = _carry_out(context, command)
     if json:
         render.document({"key": secret_document(new.key, new.secret)})
         return
-    _print_new(new, secret_only=secret_only)
+    _print_new(new, tenant, secret_only=secret_only)
     if not secret_only:
         _note_prices(context, new.key)
 
@@ -118,8 +121,8 @@ def list_(
 @app.command("show")
 def show(context: typer.Context, key: KeyArgument, json: JsonOption = False) -> None:
     """Show a key and its limits, not its secret."""
-    found = execute(context, KeyShow(key=key))
-    _print(found, json)
+    found, tenant = _carry_out(context, KeyShow(key=key))
+    _print(found, tenant, json)
     if not json:
         _note_prices(context, found)
 
@@ -167,8 +170,8 @@ def set_(
         expires_us=moment.at_us,
         never_expires=expires is not None and expires.value is None,
     )
-    changed = execute(context, command)
-    _print(changed, json)
+    changed, tenant = _carry_out(context, command)
+    _print(changed, tenant, json)
     if not json:
         _note_prices(context, changed)
 
@@ -176,7 +179,7 @@ def set_(
 @app.command("revoke")
 def revoke(context: typer.Context, key: KeyArgument, json: JsonOption = False) -> None:
     """Revoke a key now. Its next request fails, its running streams are cut."""
-    _print(execute(context, KeyRevoke(key=key)), json)
+    _print(*_carry_out(context, KeyRevoke(key=key)), json)
 
 
 @app.command("rotate")
@@ -199,11 +202,26 @@ def rotate(
     The new key has the old one's rights, limits and expiry.
     """
     grace = grace or Moment()
-    new = execute(context, KeyRotate(key=key, grace_s=grace.in_s or 0, until_us=grace.at_us))
+    new, tenant = _carry_out(context, KeyRotate(key=key, grace_s=grace.in_s or 0, until_us=grace.at_us))
     if json:
         render.document({"key": secret_document(new.key, new.secret)})
     else:
-        _print_new(new, secret_only=secret_only)
+        _print_new(new, tenant, secret_only=secret_only)
+
+
+def _carry_out(context: typer.Context, command: Command[Made]) -> tuple[Made, str]:
+    """Returns what a command made or found of a key, and the name of the key's tenant."""
+
+    async def work(admin: Admin) -> tuple[Made, str]:
+        made = await admin.execute(command)
+        tenant_id = (made.key if isinstance(made, NewKey) else made).tenant_id
+        try:
+            return made, (await admin.execute(TenantShow(tenant=tenant_id))).tenant.name
+        except TrustGateError:
+            # A secret that was made is shown all the same: only this once.
+            return made, tenant_id
+
+    return with_admin(context, work)
 
 
 # what the tenant's commands show too
@@ -242,18 +260,20 @@ def key_rows(
     return ["Tenant", *columns], [[owner, *row] for owner, row in zip(owners, rows, strict=True)]
 
 
-def _print_new(new: NewKey, *, secret_only: bool) -> None:
+def _print_new(new: NewKey, tenant: str, *, secret_only: bool) -> None:
     if secret_only:
         render.say(new.secret)
         return
-    show_secret([field for field in _fields(new.key) if field[0] not in ("Key", "Status", "Created")], new.secret)
+    show_secret(
+        [field for field in _fields(new.key, tenant) if field[0] not in ("Key", "Status", "Created")], new.secret
+    )
 
 
-def _print(key: ApiKey, json: bool) -> None:
+def _print(key: ApiKey, tenant: str, json: bool) -> None:
     if json:
         render.document({"key": key})
         return
-    fields = _fields(key)
+    fields = _fields(key, tenant)
     if key.revoked_us is not None:
         fields.append(("Revoked", render.instant_utc(key.revoked_us)))
     fields += [(what, f"its tenant's key {by}") for what, by in _by_tenant(key) if by]
@@ -264,12 +284,12 @@ def _by_tenant(key: ApiKey) -> tuple[tuple[str, str], ...]:
     return ("Made by", key.made_by), ("Revoked by", key.revoked_by)
 
 
-def _fields(key: ApiKey) -> list[tuple[str, render.Cell]]:
+def _fields(key: ApiKey, tenant: str) -> list[tuple[str, render.Cell]]:
     return [
         ("Key", key.redacted),
         ("Id", key.id),
         ("Name", key.name),
-        ("Tenant", key.tenant_id),
+        ("Tenant", tenant),
         ("Status", _status(key)),
         ("Created", render.instant_utc(key.created_us)),
         ("Expires", "never" if key.expires_us is None else render.instant_utc(key.expires_us)),

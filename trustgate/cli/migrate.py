@@ -38,7 +38,13 @@ def migrate(
     if remote_server() is not None:
         raise InvalidRequest("A database is moved on the machine itself.", hint="Unset TRUSTGATE_URL.")
     url = to or back or ""
-    check_values({"store.url": url})
+    try:
+        check_values({"store.url": url})
+    except SettingsError as error:
+        flag = "--to" if to is not None else "--from"
+        raise InvalidRequest(
+            error.message.replace("store.url", flag), hint=f"trustgate migrate {flag} postgresql://user@host/name"
+        ) from None
     settings = session(context).settings()
     if to is not None and settings.store.url:
         raise SettingsError(

@@ -8,8 +8,9 @@ import typer
 
 from trustgate.admin.commands import Reload
 from trustgate.cli import render
-from trustgate.cli.context import JsonOption, execute, session
+from trustgate.cli.context import JsonOption, execute, session, socket_answers
 from trustgate.cli.options import option, with_options
+from trustgate.errors import StoreLocked
 from trustgate.settings import Settings
 
 #: What the flags of ``serve`` say, by the names of settings; None where one was not given.
@@ -91,7 +92,16 @@ def serve(context: typer.Context, flags: ServeFlags) -> None:
         raise typer.Exit(run_workers(settings, load))
     from trustgate.server import run
 
-    raise typer.Exit(run(settings, load))
+    try:
+        raise typer.Exit(run(settings, load))
+    except StoreLocked as error:
+        if not socket_answers(settings):
+            raise
+        raise StoreLocked(
+            error.message,
+            hint="It serves this home already: commands go through it as they are. To start it anew, stop it first. A "
+            "second gateway wants another --home and --port.",
+        ) from error
 
 
 def reload(context: typer.Context, json: JsonOption = False) -> None:

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from trustgate.errors import NotFound
+from trustgate.formats.likeness import did_you_mean
 from trustgate.models.pricelist import PriceBook, newest
 from trustgate.models.pricing import PriceTable, is_priced
 from trustgate.models.profiles import fee_prices, may_serve, with_own_key
@@ -232,7 +233,8 @@ class Catalog:
         """Returns the passport of this id or slug, revoked ones included. Raises ``NotFound``."""
         passport = self._passports.get(ref) or next((p for p in self._passports.values() if p.slug == ref), None)
         if passport is None:
-            raise NotFound(f"There is no passport {ref!r}.", hint="trustgate passport list", code="passport_not_found")
+            hint = did_you_mean(ref, [each.slug for each in self._passports.values()], "trustgate passport list")
+            raise NotFound(f"There is no passport {ref!r}.", hint=hint, code="passport_not_found")
         return passport
 
     def passports(self) -> Iterable[Passport]:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import typer
 
+from trustgate.cli.commands import first_sentence
+
 
 class Value(NamedTuple):
     """What a word can be. ``kind``: words (those), file, folder, one of ``DYNAMIC``, or any."""
@@ -62,8 +64,8 @@ def _walk(command: Any, path: str) -> Iterator[Node]:
             is_switch = bool(parameter.is_flag)
             names = (*parameter.opts, *parameter.secondary_opts)
             value = None if is_switch else _value(parameter)
-            options.append(Option(names, _first_sentence(parameter.help or ""), value, bool(parameter.multiple)))
-    helps = tuple((name, _first_sentence(one.get_short_help_str(200))) for name, one in below.items())
+            options.append(Option(names, first_sentence(parameter.help or ""), value, bool(parameter.multiple)))
+    helps = tuple((name, first_sentence(one.get_short_help_str(200))) for name, one in below.items())
     yield Node(path, helps, tuple(options), tuple(arguments))
     for name, one in below.items():
         yield from _walk(one, f"{path} {name}")
@@ -75,8 +77,3 @@ def _value(parameter: Any) -> Value:
         return Value("words", tuple(map(str, described.choices)))
     named = _BY_METAVAR.get(parameter.metavar or "")
     return named or (FILE if described.is_path else ANY)
-
-
-def _first_sentence(text: str) -> str:
-    line = " ".join(text.partition("\n\n")[0].split())
-    return line.partition("  [")[0].partition(". ")[0].rstrip(".")

@@ -39,8 +39,10 @@ async def probe_all(targets: Targets, client: UpstreamClient) -> None:
         was = upstream.healthy
         await probe(upstream, client)
         if upstream.healthy is not was:
-            level = logging.INFO if upstream.healthy else logging.WARNING
-            _logger.log(level, "upstream %s: %s", upstream.base_url, upstream.detail)
+            if upstream.healthy:
+                _logger.info("upstream %s: %s", upstream.base_url, upstream.detail)
+            else:
+                _logger.warning("upstream %s: %s What to do: trustgate doctor", upstream.base_url, upstream.detail)
 
     due = []
     for passport, upstream in targets.upstreams():
