@@ -222,6 +222,8 @@ const PRICE = {
 };
 /** Of a key whose requests name end users. */
 const END_USER = { end_user: isText };
+/** Of work that went on upstream after its request: the calls that it sums up, and their step of the price. */
+const WORK = { calls: isCount, price_above_prompt_tokens: isCount };
 const RECEIPTS = new Map([
   [1, RECEIPT_V1],
   [2, { ...RECEIPT_V1, v: oneOf(2), finish: FINISH_V2, ...PAYMENT }],
@@ -230,6 +232,7 @@ const RECEIPTS = new Map([
   [5, { ...RECEIPT_V1, v: oneOf(5), ...PRICE, ...END_USER }],
   [6, { ...RECEIPT_V1, v: oneOf(6), finish: FINISH_V2, ...PAYMENT, ...PRICE, ...END_USER }],
 ]);
+for (const v of [3, 4, 5, 6]) RECEIPTS.set(v + 4, { ...RECEIPTS.get(v), v: oneOf(v + 4), ...WORK });
 
 function readBundle(data) {
   const bad = (why) => refuse(`This is not a receipt bundle: ${why}.`);
@@ -261,7 +264,7 @@ function readBundle(data) {
 
 /** The text that is hashed. RFC 8785 of a flat object: members in the order of their names, no blanks. */
 function canonicalReceipt(receipt) {
-  const known = RECEIPTS.get(receipt.v) ?? refuse("The receipt is of none of the versions 1 to 6.");
+  const known = RECEIPTS.get(receipt.v) ?? refuse("The receipt is of none of the versions 1 to 10.");
   checkMembers("receipt", receipt, known, (why) => refuse(`This is not a receipt of version ${receipt.v}: ${why}.`));
   const members = Object.keys(receipt).sort();
   return `{${members.map((name) => `${JSON.stringify(name)}:${JSON.stringify(receipt[name])}`).join(",")}}`;
@@ -799,7 +802,7 @@ async function verifyPrices(prices, receipts, inside) {
     if (!receipts.some((receipt) => receipt.price_hash === hash)) refuse(`No receipt names the price table ${hash}.`);
     checkTable(table, (why) => refuse(`The price table under ${hash} is not valid: ${why}.`));
   }
-  let [checked, unknown, otherwise, batches, lines] = [0, 0, 0, 0, 0];
+  let [checked, unknown, otherwise, batches, lines, summed] = [0, 0, 0, 0, 0, 0];
   for (const receipt of inside) {
     const charged = receipt.charged_nano_usd ?? 0;
     if (charged && ![...COUNTED, "credited"].includes(receipt.finish)) {
@@ -819,8 +822,15 @@ async function verifyPrices(prices, receipts, inside) {
       unknown++;
       continue;
     }
-    const cost = costOf(prices[receipt.price_hash], receipt);
-    const calls = receipt.endpoint === "batches" ? callsOf(prices[receipt.price_hash], receipt, cost) : 1n;
+    const table = prices[receipt.price_hash];
+    const cost = costOf(table, receipt);
+    const isSum = receipt.v > 6;
+    if (isSum) {
+      summed += receipt.calls;
+      const fault = stepFault(table, receipt);
+      if (fault) refuse(`Receipt ${receipt.id} cannot sum up what it says: ${fault}.`);
+    }
+    const calls = receipt.endpoint === "batches" && !isSum ? callsOf(table, receipt, cost) : 1n;
     if (calls > 1n) {
       batches++;
       lines += Number(calls);
@@ -836,7 +846,10 @@ async function verifyPrices(prices, receipts, inside) {
   const inBatches = batches
     ? ` ${batches} batches are priced as ${lines} calls in all: how many requests they held is in no receipt, so compare it with what was sent.`
     : "";
-  return `The cost of ${checked} requests follows from what they counted and their price tables.${rest}${more}${inBatches}`;
+  const bySums = summed
+    ? ` ${summed} answered lines of batches are priced each by itself: compare their number with the results that were sent.`
+    : "";
+  return `The cost of ${checked} requests follows from what they counted and their price tables.${rest}${more}${inBatches}${bySums}`;
 }
 
 const COST_MOST = BigInt(Number.MAX_SAFE_INTEGER);
@@ -866,9 +879,14 @@ function billedOf(cost, factor) {
   return billed < COST_MOST ? billed : COST_MOST;
 }
 
-/** What a receipt's counters cost by a table, nano-USD, rounded once, up. */
+/** What a receipt's counters cost by a table, nano-USD, rounded once, up; those of a sum at the rates of its step. */
 function costOf(table, receipt) {
-  const rates = ratesFor(table, receipt);
+  const isSum = receipt.v > 6;
+  const calls = BigInt(isSum ? receipt.calls : 1);
+  const rates = ratesFor(
+    table,
+    isSum ? { ...receipt, prompt_tokens: receipt.price_above_prompt_tokens + 1 } : receipt,
+  );
   const rate = (name) => (rates[name] === undefined ? null : BigInt(rates[name]));
   const count = (name) => BigInt(receipt[name]);
   const least = (a, b) => (a < b ? a : b);
@@ -912,7 +930,35 @@ function costOf(table, receipt) {
   pico += inTokens ? 0n : count("audio_ms") * (rate("audio_second_nano_usd") ?? 0n);
   pico += count("characters") * (rate("character_pico_usd") ?? 0n);
   pico += count("searches") * (rate("search_nano_usd") ?? 0n) * 1000n;
-  return least((rate("call_nano_usd") ?? 0n) + (pico + 999n) / 1000n, COST_MOST);
+  return least(calls * (rate("call_nano_usd") ?? 0n) + (pico + 999n) / 1000n, COST_MOST);
+}
+
+/** Why the step cannot hold for every call of a sum; "" where it can. */
+function stepFault(table, receipt) {
+  const step = receipt.price_above_prompt_tokens;
+  const [tokens, calls] = [BigInt(receipt.prompt_tokens), BigInt(receipt.calls)];
+  const steps = (table.conditional ?? [])
+    .filter((rates) => rates.above_prompt_tokens > 0 && holdsFor(rates, { ...receipt, prompt_tokens: Infinity }))
+    .map((rates) => rates.above_prompt_tokens);
+  if (step && !steps.includes(step)) return `its price table has no step above ${step} prompt tokens`;
+  if (!calls) return "";
+  if (step && tokens <= calls * BigInt(step)) {
+    return `${calls} calls above ${step} prompt tokens each have more than ${tokens} in all`;
+  }
+  const above = Math.min(...steps.filter((each) => each > step));
+  if (above !== Infinity && tokens > calls * BigInt(above)) {
+    return `${calls} calls of at most ${above} prompt tokens each have no ${tokens} in all`;
+  }
+  return "";
+}
+
+function holdsFor(rates, receipt) {
+  return (
+    (rates.above_prompt_tokens === undefined || receipt.prompt_tokens > rates.above_prompt_tokens) &&
+    ["service_tier", "image_size", "image_quality"].every((name) => [undefined, receipt[name]].includes(rates[name])) &&
+    (rates.from_us === undefined || receipt.created_us >= rates.from_us) &&
+    (rates.until_us === undefined || receipt.created_us < rates.until_us)
+  );
 }
 
 /** Of how many calls a batch is that cost what its receipt says; 0 where no number of them comes to it. */
@@ -931,13 +977,8 @@ function ratesFor(table, receipt) {
   const { conditional: rows = [], free, ...base } = said(table);
   const conditional = rows.map(said);
   const conditionsOf = (rates) => CONDITIONS.filter((name) => rates[name] !== undefined);
-  const holds = (rates) =>
-    (rates.above_prompt_tokens === undefined || receipt.prompt_tokens > rates.above_prompt_tokens) &&
-    ["service_tier", "image_size", "image_quality"].every((name) => [undefined, receipt[name]].includes(rates[name])) &&
-    (rates.from_us === undefined || receipt.created_us >= rates.from_us) &&
-    (rates.until_us === undefined || receipt.created_us < rates.until_us);
   const layers = conditional
-    .filter(holds)
+    .filter((rates) => holdsFor(rates, receipt))
     .sort((a, b) => (a.above_prompt_tokens ?? 0) - (b.above_prompt_tokens ?? 0) || (a.from_us ?? 0) - (b.from_us ?? 0));
   const found = { ...base };
   for (let count = 0; count <= CONDITIONS.length; count++) {
@@ -1255,7 +1296,7 @@ import { argv, stderr, stdout, version } from "node:process";
 import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 
-export { costOf, verifyBundle, verifyStatement };
+export { costOf, stepFault, verifyBundle, verifyStatement };
 
 const USAGE =
   "usage: node verify.mjs BUNDLE [--key VKEY] [--payer ADDRESS] [--request FILE] [--response FILE]\n" +

@@ -26,7 +26,13 @@ from trustgate.admin.routes import FEED_PATH, admin_routes
 from trustgate.errors import Conflict, NotFound, PermissionDenied, StoreDamaged, StoreTooNew, TrustGateError
 from trustgate.store import exports
 from trustgate.store.exports import RECEIPT_COLUMNS, USAGE_COLUMNS, write_table
-from trustgate.types import RECEIPT_END_USER_MEMBERS, RECEIPT_PAYMENT_MEMBERS, RECEIPT_PRICE_MEMBERS, Receipt
+from trustgate.types import (
+    RECEIPT_END_USER_MEMBERS,
+    RECEIPT_PAYMENT_MEMBERS,
+    RECEIPT_PRICE_MEMBERS,
+    RECEIPT_WORK_MEMBERS,
+    Receipt,
+)
 
 _DAY_US = 86_400_000_000
 #: What a receipt of version 2 has besides.
@@ -235,7 +241,8 @@ def test_no_damage_goes_unnoticed(good: bytes, tmp_path_factory: pytest.TempPath
 
 
 def test_tables_hold_what_the_lines_say(tmp_path: Path) -> None:
-    none = dict.fromkeys((*RECEIPT_PRICE_MEMBERS, *RECEIPT_PAYMENT_MEMBERS, *RECEIPT_END_USER_MEMBERS))
+    others = (*RECEIPT_PRICE_MEMBERS, *RECEIPT_PAYMENT_MEMBERS, *RECEIPT_END_USER_MEMBERS, *RECEIPT_WORK_MEMBERS)
+    none = dict.fromkeys(others)
     rows = [{"seq": entry.seq, **msgspec.to_builtins(entry.receipt), **none} for entry in make_entries(1, 50)]
     rows[3] |= _PAID
     rows[7]["model"] = '=1+1, "名"\n'

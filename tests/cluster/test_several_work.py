@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -131,6 +132,30 @@ def test_what_a_batch_may_use_is_held_at_every_gateway_and_its_end_charged_once(
     # Looks at one that goes on would take scripted replies of other tests.
     server.finish(last.json()["id"], usage=USAGE)
     wait_until(lambda: stands() == (2_000, 0), "the last batch to be charged")
+
+
+def test_each_step_of_a_batchs_price_is_charged_once(world: Town, server: GatedServer) -> None:
+    """Its lines have two receipts: each settles a row of its own, and the first gives back what is held."""
+    tenant, model = name(), f"stepped-{name()}"
+    key = world.gateway.add_tenant(tenant)
+    world.gateway.cli("passport", "add", model, "--input-price", "1", "--output-price", "10")
+    world.gateway.cli("passport", "set", model, "--above-prompt-tokens", "100", "--input-price", "2")
+    world.gateway.cli("payment", "set", tenant, "--mode", "prepaid")
+    world.gateway.cli("tenant", "credit", tenant, "--add", "1")
+    content = lines(*[model] * 3, max_tokens=50)
+    uploaded = world.request(0, "POST", "/files", key, data={"purpose": "batch"}, files={"file": ("a.jsonl", content)})
+    body = {"input_file_id": uploaded.json()["id"], **ASKED}
+    made = world.request(0, "POST", "/batches", key, json=body).json()["id"]
+    usages = [{"prompt_tokens": prompt, "completion_tokens": 1, "total_tokens": prompt + 1} for prompt in (90, 101, 80)]
+    results = [{"response": {"body": {"usage": usage}}} for usage in usages]
+    server.files[made] = b"\n".join(json.dumps(each).encode() for each in results)
+    server.finish(made, output_file_id=made, usage={"input_tokens": 271, "output_tokens": 3, "total_tokens": 274})
+    for gateway in range(3):
+        assert world.request(gateway, "GET", f"/batches/{made}", key).json()["status"] == "completed"
+    wait_until(lambda: world.balance(tenant)["held_nano_usd"] == 0 and len(charged(world, key)) == 2, "its charges")
+    assert charged(world, key) == [(170, 2, 170 * 1_000 + 2 * 10_000), (101, 1, 101 * 2_000 + 10_000)]
+    assert world.balance(tenant)["balance_nano_usd"] == NANO_USD_PER_USD - 170_000 - 202_000 - 30_000
+    world.books()
 
 
 def test_a_response_in_the_background_is_charged_once_wherever_its_end_is_seen(

@@ -27,6 +27,7 @@ from trustgate.receipts.note import VerifierKey
 from trustgate.receipts.receipt import canonical
 from trustgate.statements.document import DATA_START, read_document
 from trustgate.statements.page import statement_page
+from trustgate.statements.summed import step_fault
 from trustgate.statements.verify import Opening, verify_statement
 from trustgate.types import (
     RECEIPT_END_USER_MEMBERS,
@@ -59,10 +60,11 @@ process.stdout.write(JSON.stringify(verdicts));
 """
 #: Costs: [[table, receipt]] from stdin.
 _COSTS = """
-import { costOf } from %s;
+import { costOf, stepFault } from %s;
 let text = "";
 for await (const chunk of process.stdin) text += chunk;
-process.stdout.write(JSON.stringify(JSON.parse(text).map(([table, receipt]) => String(costOf(table, receipt)))));
+const said = ([table, receipt]) => (receipt.v > 6 && stepFault(table, receipt)) || String(costOf(table, receipt));
+process.stdout.write(JSON.stringify(JSON.parse(text).map(said)));
 """
 
 
@@ -258,10 +260,17 @@ def test_node_prices_as_the_gateway_does() -> None:
             "image_size": "",
             "image_quality": chance.choice(["", "low", "high"]),
         }
-        receipt = make_receipt(1, v=3, created_us=at_us, **counts)
+        price, usage = PriceTable(table), Usage(**counts)
+        if chance.random() < 0.7:
+            receipt = make_receipt(1, v=3, created_us=at_us, **counts)
+            right.append(str(price.cost_nano_usd(usage, at_us)))
+        else:
+            calls, step = chance.randrange(5), chance.choice([0, *price.steps(usage, at_us), chance.randrange(2_000)])
+            receipt = make_receipt(1, v=7, created_us=at_us, calls=calls, price_above_prompt_tokens=step, **counts)
+            right.append(step_fault(price, receipt, usage) or str(price.summed_nano_usd(usage, at_us, calls, step)))
         made.append([json.loads(msgspec.json.encode(table)), json.loads(canonical(receipt))])
-        right.append(str(PriceTable(table).cost_nano_usd(Usage(**counts), at_us)))
     ran = node("--input-type=module", "--eval", _COSTS % json.dumps(SCRIPT.as_uri()), stdin=json.dumps(made))
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout) == right
     assert len(set(right)) > 2_000
+    assert sum("calls" in each for each in right) > 50 and sum("no step" in each for each in right) > 50

@@ -5,15 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.conftest import GatewayFactory
-from tests.environments import ROOT
-from tests.examples.test_verify_node import node
 from tests.gateway.conftest import HELLO, SignUp, Tenant
 from tests.gateway.test_batches import batch_object, file_object, lines, upload
 from tests.gateway.test_path import error_of, receipt_of
@@ -439,36 +436,3 @@ def test_a_blocked_end_users_messages_are_in_no_batch(
     uploaded = upload(tenant, lines(MODEL, user="bob"))
     assert (uploaded.status_code, error_of(uploaded)["code"]) == (403, "end_user_blocked")
     assert posted(server_upstream) == []
-
-
-_SCRIPT = ROOT / "examples" / "verify" / "verify.mjs"
-_VERIFY = """
-import { verifyStatement } from %s;
-import { readFileSync } from "node:fs";
-const { checks } = await verifyStatement(new Uint8Array(readFileSync(%s)), { earlier: [] });
-console.log(JSON.stringify(checks));
-"""
-
-
-@pytest.mark.parametrize("kind", ["files", "messages"])
-def test_at_a_price_for_each_call_a_batch_is_as_many_as_it_has_lines(
-    place: Gateway, server: BatchServer, sign_up: SignUp, kind: str
-) -> None:
-    tenant, model = sign_up(place), f"by-call-{kind}"
-    place.cli("passport", "add", model, "--call-price", "0.01")
-    if kind == "files":
-        made = start(tenant, lines(*[model] * 3, max_tokens=5))
-    else:
-        made = batch_messages(tenant, *(message(each, model=model) for each in "abc"))
-    assert made.status_code == 200, made.text
-    assert tenant.receipts()[-1]["cost_nano_usd"] == 3 * 10_000_000
-    # What gives money back, and what proves a bill, know that it is the bill of three calls.
-    correction = place.cli_json("tenant", "correct", tenant.name, "--since", "today")
-    assert (correction["same"], correction["rows"]) == (len(tenant.receipts()), [])
-    file = place.home.parent / f"{tenant.name}.json"
-    month = datetime.now(UTC).strftime("%Y-%m")
-    place.cli("statement", tenant.name, "--month", month, "--output", str(file))
-    told = "1 batches are priced as 3 calls in all"
-    assert told in place.cli("statement", "verify", str(file)).stdout
-    ran = node("--input-type=module", "--eval", _VERIFY % (json.dumps(_SCRIPT.as_uri()), json.dumps(str(file))))
-    assert told in ran.stdout, ran.stderr

@@ -61,7 +61,7 @@ def _account(end_user: str | None, factor_ppm: int) -> Account:
         policy_hash="policy",
         price_factor_ppm=factor_ppm,
     )
-    endpoint = SimpleNamespace(name="chat.completions", is_sold=True, is_unmetered=False)
+    endpoint = SimpleNamespace(name="chat.completions", is_sold=True, is_unmetered=False, makes=None)
     call = Call(model="asked", stream=True, end_user=end_user)
     request: Any = SimpleNamespace(arrival=arrival, caller=caller, endpoint=endpoint, call=call, body=b"")
     accounting: Any = _Accounting()

@@ -196,9 +196,12 @@ def test_what_is_held_is_never_less_than_what_it_can_cost(
     tier = data.draw(st.sampled_from(["", "flex", "priority"]))
     audio_ms = data.draw(st.sampled_from([0, 60_000]))
     ask = Usage(prompt_tokens=prompt, completion_tokens=completion, service_tier=tier, audio_ms=audio_ms)
+    # A shorter prompt may be dearer.
+    prompt = data.draw(st.integers(1, prompt))
     parts = {name: data.draw(st.integers(0, prompt)) for name in ("cached_tokens", "cache_write_tokens")}
     parts |= {"audio_prompt_tokens": data.draw(st.integers(0, prompt)), "cache_write_1h_tokens": prompt}
     parts |= {"reasoning_tokens": data.draw(st.integers(0, completion)), "audio_completion_tokens": completion}
+    parts["prompt_tokens"] = prompt
     used = msgspec.structs.replace(ask, **parts, service_tier=data.draw(st.sampled_from(["", tier])))
     if data.draw(st.booleans()):  # the tokens of what was heard are not told
         used = msgspec.structs.replace(

@@ -20,7 +20,13 @@ from trustgate.receipts.logkey import LogKey
 from trustgate.receipts.proof import InclusionProof, format_proof
 from trustgate.receipts.receipt import canonical, salt
 from trustgate.receipts.verify import CHAIN_NOT_ASKED, Check, Verdict, verify_bundle
-from trustgate.types import RECEIPT_END_USER_MEMBERS, RECEIPT_PAYMENT_MEMBERS, RECEIPT_PRICE_MEMBERS, Receipt
+from trustgate.types import (
+    RECEIPT_END_USER_MEMBERS,
+    RECEIPT_PAYMENT_MEMBERS,
+    RECEIPT_PRICE_MEMBERS,
+    RECEIPT_WORK_MEMBERS,
+    Receipt,
+)
 
 LOG = SampleLog()
 GOOD = LOG.bundle()
@@ -28,11 +34,13 @@ DAMAGED = list(damaged(GOOD))
 PAID = SampleLog(v=2)
 #: What is not of the receipt is damaged in the other, too.
 DAMAGED_PAID = [damage for damage in damaged(PAID.bundle()) if damage.name.startswith("receipt.")]
-PRICED = SampleLog(v=6)
+PRICED = SampleLog(v=10)
 DAMAGED_PRICED = [
     damage
     for damage in damaged(PRICED.bundle())
-    if damage.name.startswith(tuple(f"receipt.{name}" for name in (*RECEIPT_PRICE_MEMBERS, *RECEIPT_END_USER_MEMBERS)))
+    if damage.name.startswith(
+        tuple(f"receipt.{name}" for name in (*RECEIPT_PRICE_MEMBERS, *RECEIPT_END_USER_MEMBERS, *RECEIPT_WORK_MEMBERS))
+    )
 ]
 
 NAMES = [
@@ -148,7 +156,7 @@ def test_what_is_wrong_with_a_receipt_is_said() -> None:
     for members, why in (
         ({**first, "payment": ""}, "none of version 1 has: 'payment'"),
         ({**first, "v": 2}, "version 2 lacks charged_nano_usd, credited_nano_usd, payment, payment_amount"),
-        ({**second, "v": 7}, "none of the versions 1 to 6"),
+        ({**second, "v": 11}, "none of the versions 1 to 10"),
         ({**second, "v": 3}, "version 3 lacks audio_completion_tokens, audio_ms"),
         ({**third, "finish": "credited"}, "version 3, which has no finish 'credited'"),
         ({**third, "charged_nano_usd": 0}, "none of version 3 has: 'charged_nano_usd'"),

@@ -12,7 +12,13 @@ from msgspec import UNSET
 
 from tests.support.entries import make_credit, make_receipt, receipts
 from trustgate.receipts.receipt import canonical, commitment, commitments, leaf_hash
-from trustgate.types import RECEIPT_END_USER_MEMBERS, RECEIPT_PAYMENT_MEMBERS, RECEIPT_PRICE_MEMBERS, Receipt
+from trustgate.types import (
+    RECEIPT_END_USER_MEMBERS,
+    RECEIPT_PAYMENT_MEMBERS,
+    RECEIPT_PRICE_MEMBERS,
+    RECEIPT_WORK_MEMBERS,
+    Receipt,
+)
 
 
 @given(receipts())
@@ -29,7 +35,8 @@ def test_every_member_of_its_version_is_in_the_canonical_form() -> None:
     """Members with defaults too: whoever checks a receipt must not need to know what ours are."""
     payment, price = set(RECEIPT_PAYMENT_MEMBERS), set(RECEIPT_PRICE_MEMBERS)
     end_user = set(RECEIPT_END_USER_MEMBERS)
-    first = set(Receipt.__struct_fields__) - payment - price - end_user
+    work = set(RECEIPT_WORK_MEMBERS)
+    first = set(Receipt.__struct_fields__) - payment - price - end_user - work
     for receipt, members in (
         (make_receipt(), first),
         (make_receipt(v=2), first | payment),
@@ -38,6 +45,10 @@ def test_every_member_of_its_version_is_in_the_canonical_form() -> None:
         (make_receipt(v=4), first | payment | price),
         (make_receipt(v=5), first | price | end_user),
         (make_receipt(v=6), first | payment | price | end_user),
+        (make_receipt(v=7), first | price | work),
+        (make_receipt(v=8), first | payment | price | work),
+        (make_receipt(v=9), first | price | end_user | work),
+        (make_receipt(v=10), first | payment | price | end_user | work),
     ):
         assert set(json.loads(canonical(receipt))) == members
 
@@ -51,6 +62,12 @@ def test_every_member_of_its_version_is_in_the_canonical_form() -> None:
         # As it was before there was a version 5.
         (3, "5ab7c306b596574ba428966b45d7b2f4f054d7267af128e3abbeedad0de96225"),
         (4, "b906d36d9ab9e6ff0c44a1c2fbdf1c1db473c1e2675c2833990493b491d897f3"),
+        # As it was before there was a version 7.
+        (5, "268c70e48f4b195abc8dff07c7afade73acfb8b95ac7dee94e92de8df75234a2"),
+        (6, "8c23ecb33e0d76792b75f73f83cce5a33c6474b4e3f587a6252a34424da1cf8f"),
+        # As it was when it came.
+        (7, "a75bc7ab3632d53a842b6763aeca682a82e6bdf07c1008f804a6400917c6164f"),
+        (8, "4d8a855efcdbf6e723010da55f0c3c3578eaa1087746598e2b63f8ebb6e432fa"),
     ],
 )
 def test_a_version_never_changes(version: int, expected: str) -> None:

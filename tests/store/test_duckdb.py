@@ -362,7 +362,7 @@ async def test_a_file_of_every_schema_there_was_opens_with_all_it_had(path: Path
         named = await store.entries(ReceiptFilter(oldest_first=True, after_seq=704))
         assert [entry.receipt for entry in named] == [
             replace(make_entry(seq, v=seq - 700).receipt, id=entry.receipt.id)
-            for seq, entry in zip((705, 706), named, strict=True)
+            for seq, entry in zip(range(705, 707 if version < 14 else 711), named, strict=True)
         ]
     notifications = await store.load_notifications()
     if version < 10:

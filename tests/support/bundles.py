@@ -31,7 +31,13 @@ from trustgate.receipts.note import VerifierKey
 from trustgate.receipts.proof import InclusionProof, format_proof
 from trustgate.receipts.receipt import canonical, commitment, leaf_hash, salt
 from trustgate.receipts.tiles import Edge, TileId, hash_in_tiles
-from trustgate.types import RECEIPT_END_USER_MEMBERS, RECEIPT_PAYMENT_MEMBERS, RECEIPT_PRICE_MEMBERS, Receipt
+from trustgate.types import (
+    RECEIPT_END_USER_MEMBERS,
+    RECEIPT_PAYMENT_MEMBERS,
+    RECEIPT_PRICE_MEMBERS,
+    RECEIPT_WORK_MEMBERS,
+    Receipt,
+)
 
 MEMO_PROGRAM = "MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr"
 #: Takes no text, but that is for a chain to find.
@@ -167,9 +173,10 @@ def damaged(bundle: bytes) -> Iterator[Damage]:
     for path in ((), ("receipt",), ("salts",)):
         for extra in ("extra", "__proto__", "0"):
             yield Damage(f"{extra} in {path}", _written(document, (*path, extra), "x"))
-    others = {*RECEIPT_PAYMENT_MEMBERS, *RECEIPT_PRICE_MEMBERS, *RECEIPT_END_USER_MEMBERS}
+    others = {*RECEIPT_PAYMENT_MEMBERS, *RECEIPT_PRICE_MEMBERS, *RECEIPT_END_USER_MEMBERS, *RECEIPT_WORK_MEMBERS}
     for name in sorted(others - document["receipt"].keys()):
-        yield Damage(f"{name}, of another version", _written(document, ("receipt", name), 0 if "nano" in name else ""))
+        is_count = "nano" in name or name in RECEIPT_WORK_MEMBERS
+        yield Damage(f"{name}, of another version", _written(document, ("receipt", name), 0 if is_count else ""))
     yield from _damaged_text(bundle)
 
 
@@ -237,7 +244,7 @@ def _bad_receipts() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "version 1 of a credit in all but its number", {**credit, "v": 1}
     yield "version 2 without one of version 1", {member: second[member] for member in second if member != "stream"}
     yield "version 2 with one of none", {**second, "extra": ""}
-    for version in (0, 3, 4, 5, 6, 7, -1, "1", "2", "", True, False):
+    for version in (0, 3, 4, 5, 6, 7, 8, 9, 10, 11, -1, "1", "2", "", True, False):
         yield f"version {version!r}", {**second, "v": version}
     yield "no version", {member: second[member] for member in second if member != "v"}
     for name in ("charged_nano_usd", "credited_nano_usd"):
@@ -260,6 +267,15 @@ def _bad_receipts() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "version 5 without end_user", {**third, "v": 5}
     yield "version 6 without end_user", {**fourth, "v": 6}
     yield "version 5 with members of version 6", {**sixth, "v": 5}
+    seventh, tenth = (json.loads(canonical(make_receipt(2, v=version))) for version in (7, 10))
+    for name in RECEIPT_WORK_MEMBERS:
+        yield f"version 3 with {name}", {**third, name: 0}
+        for receipt in (seventh, tenth):
+            lacking = {member: receipt[member] for member in receipt if member != name}
+            yield f"version {receipt['v']} without {name}", lacking
+        for value in (True, "1", -1):
+            yield f"{name} {value!r}", {**seventh, name: value}
+    yield "version 7 with members of version 10", {**tenth, "v": 7}
     yield "version 6 with those of version 5 alone", {**fifth, "v": 6}
     yield "version 5 of a credit", {**fifth, "finish": "credited"}
     for wrong_user in (0, True):

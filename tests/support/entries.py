@@ -8,7 +8,16 @@ from typing import Any, get_args
 from hypothesis import strategies as st
 
 from trustgate.ids import new_id
-from trustgate.types import RECEIPT_PRICE_MEMBERS, Entry, Finish, Receipt
+from trustgate.types import (
+    END_USER_VERSIONS,
+    PAYMENT_VERSIONS,
+    RECEIPT_PRICE_MEMBERS,
+    RECEIPT_WORK_MEMBERS,
+    WORK_VERSIONS,
+    Entry,
+    Finish,
+    Receipt,
+)
 
 FIRST_US = 1_770_000_000_000_000  # 2026-02-02 02:40 UTC
 
@@ -64,7 +73,7 @@ def make_receipt(number: int = 1, **members: Any) -> Receipt:
             "image_quality": "high",
             "usage_contradictory": False,
         }
-    if members.get("v") in (2, 4, 6):
+    if members.get("v", 1) in PAYMENT_VERSIONS:
         defaults |= {
             "charged_nano_usd": 12_345,
             "credited_nano_usd": 1_500_000_000,
@@ -75,8 +84,10 @@ def make_receipt(number: int = 1, **members: Any) -> Receipt:
             "payment_amount": "1500000",
             "payment_payer": "payer_1",
         }
-    if members.get("v", 1) >= 5:
+    if members.get("v", 1) in END_USER_VERSIONS:
         defaults["end_user"] = f"eu_{number:024x}"
+    if members.get("v", 1) in WORK_VERSIONS:
+        defaults |= {"endpoint": "batches", "calls": 2, "price_above_prompt_tokens": 32}
     return Receipt(**{**defaults, **members})
 
 
@@ -121,6 +132,7 @@ def receipts() -> st.SearchStrategy[Receipt]:
         **dict.fromkeys(("service_tier", "image_size", "image_quality"), _texts),
         **dict.fromkeys(("price_known", "usage_contradictory"), st.booleans()),
     }
+    summed: dict[str, st.SearchStrategy[Any]] = dict.fromkeys(RECEIPT_WORK_MEMBERS, _counts)
     owes_nothing = _finishes(but="credited")
     return st.one_of(
         _receipts(v=st.just(1), finish=owes_nothing),
@@ -129,6 +141,10 @@ def receipts() -> st.SearchStrategy[Receipt]:
         _receipts(v=st.just(4), **paid, **priced),
         _receipts(v=st.just(5), finish=owes_nothing, **priced, end_user=_texts),
         _receipts(v=st.just(6), **paid, **priced, end_user=_texts),
+        _receipts(v=st.just(7), finish=owes_nothing, **priced, **summed),
+        _receipts(v=st.just(8), **paid, **priced, **summed),
+        _receipts(v=st.just(9), finish=owes_nothing, **priced, end_user=_texts, **summed),
+        _receipts(v=st.just(10), **paid, **priced, end_user=_texts, **summed),
     )
 
 

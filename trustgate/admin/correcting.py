@@ -24,6 +24,7 @@ from trustgate.models.pricing import NOT_PRICED, PriceTable, billed_nano_usd
 from trustgate.payment.x402_wire import usd
 from trustgate.receipts.receipt import billed_of
 from trustgate.statements.prices import find_prices
+from trustgate.statements.summed import summed_of
 from trustgate.store import ReceiptFilter
 from trustgate.types import (
     BATCHES_ENDPOINT,
@@ -156,16 +157,16 @@ class _Sums:
         if price is None or not price.known:
             self._unpriced += 1
             return
-        calls = _calls_in(receipt, before)
-        if calls is None:
-            self._unpriced += 1
-            return
         if before is not None and before.without_call is before:
             # By itself it cost nothing, as what only looks at another call: neither does it now.
             price = price.without_call
+        cost_nano_usd = cost_by(price, receipt, before)
+        if cost_nano_usd is None:
+            self._unpriced += 1
+            return
         factor = FACTOR_ONE_PPM if receipt.price_factor_ppm is UNSET else receipt.price_factor_ppm
         factor = factor if self._factor_ppm is None else self._factor_ppm
-        now = billed_nano_usd(price.batch_nano_usd(usage_of(receipt), receipt.created_us, calls), factor)
+        now = billed_nano_usd(cost_nano_usd, factor)
         if now == was:
             self._same += 1
             return
@@ -189,6 +190,44 @@ class _Sums:
             unpriced=self._unpriced,
             draws=draws,
         )
+
+
+def cost_by(price: PriceTable, receipt: Receipt, before: PriceTable | None) -> int | None:
+    """Returns what a receipt costs by a price; None where that does not follow from what it counts.
+
+    ``before``: the table that it was priced by, where it is still known.
+    """
+    usage, at_us, summed = usage_of(receipt), receipt.created_us, summed_of(receipt)
+    if summed is None:
+        calls = _calls_in(receipt, before)
+        return None if calls is None else price.batch_nano_usd(usage, at_us, calls)
+    calls, step = summed
+    step_now = _step_by(price, usage, at_us, calls, step, before)
+    return None if step_now is None else price.summed_nano_usd(usage, at_us, calls, step_now)
+
+
+def _step_by(
+    price: PriceTable, usage: Usage, at_us: int, calls: int, step: int, before: PriceTable | None
+) -> int | None:
+    """Returns the step of a price that holds for each of the calls that a receipt sums up; None: for some, or unknown.
+
+    All that is known of their prompts: each is above the step of the former price, none is above the next one, and what
+    they come to in all.
+    """
+    if calls == 1 or not (calls or usage.prompt_tokens):
+        return price.step(usage, at_us)
+    least = step + 1 if step else 0
+    most = usage.prompt_tokens - max(calls - 1, 0) * least if calls else None
+    if before is not None:
+        above = min([each for each in before.steps(usage, at_us) if each > step], default=None)
+        most = above if most is None else most if above is None else min(most, above)
+    found = 0
+    for each in price.steps(usage, at_us):
+        if least > each:
+            found = each
+        elif most is None or most > each:
+            return None
+    return found
 
 
 def _calls_in(receipt: Receipt, before: PriceTable | None) -> int | None:

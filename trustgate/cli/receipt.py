@@ -339,11 +339,21 @@ def _besides(receipt: Receipt) -> list[tuple[str, render.Cell]]:
         (receipt.searches, "searches"),
     )
     told = [f"{count:,} {what}" for count, what in counted if isinstance(count, int) and count]
+    told += _summed(receipt)
     conditions = (receipt.service_tier, receipt.image_size, receipt.image_quality)
     told += [text for text in conditions if isinstance(text, str) and text]
     if receipt.usage_contradictory is True:
         told.append("the reported usage contradicts itself")
     return [("Besides", ", ".join(told))] if told else []
+
+
+def _summed(receipt: Receipt) -> list[str]:
+    """Returns how many calls a receipt of a batch sums up, and which step of the price holds for each."""
+    calls, step = receipt.calls, receipt.price_above_prompt_tokens
+    if not isinstance(calls, int) or not isinstance(step, int):
+        return []
+    above = f", each priced as above {step:,} prompt tokens" if step else ""
+    return [f"{calls:,} answered {'call' if calls == 1 else 'calls'}{above}"]
 
 
 def _balance(receipt: Receipt) -> list[tuple[str, render.Cell]]:

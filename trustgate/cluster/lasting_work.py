@@ -68,15 +68,18 @@ class EndedWork(NamedTuple):
         return cls(mark.removeprefix(_LOOK), mark.startswith(_LOOK)) if mark else None
 
 
-def work_key(kind: str, upstream: str, object_id: str) -> str:
+def work_key(kind: str, upstream: str, object_id: str, *, part: int = 0) -> str:
     """Returns the key of a work's row.
 
     Args:
         kind: of the object upstream, such as ``batch``.
         upstream: its name.
         object_id: the upstream's.
+        part: 0, or the number of one of the receipts that charge the work besides the first: each has a row in which
+            nothing is held, so that each is charged once.
     """
-    return f"work/{kind}/{hashlib.sha256(f'{upstream} {object_id}'.encode()).hexdigest()[:40]}"
+    key = f"work/{kind}/{hashlib.sha256(f'{upstream} {object_id}'.encode()).hexdigest()[:40]}"
+    return f"{key}/{part}" if part else key
 
 
 class _Held(msgspec.Struct):

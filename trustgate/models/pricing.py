@@ -10,11 +10,15 @@ A token counts once: prompt tokens read from the cache come first, then those wr
 of the completion reasoning, then audio and images. Conditional rates lie over those without conditions, rate by rate:
 rates with more conditions over those with fewer, and of the same conditions longer prompts over shorter ones and later
 times over earlier ones. Of rates with as many conditions, but others, the dearest holds.
+
+Calls that are summed up (a batch's lines) are priced each by itself: those of one step, size and quality together
+(``PriceTable.step``), at the rates of that step, rounded once for all of them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from math import inf
@@ -33,6 +37,7 @@ from trustgate.types import (
 )
 
 __all__ = [
+    "BATCH_TIER",
     "CONDITIONS",
     "CONDITION_MOST",
     "FREE",
@@ -53,9 +58,17 @@ __all__ = [
 NOT_PRICED: Final = Prices()
 FREE: Final = Prices(free=True)
 
+#: The tier of every line of a batch (``types.ConditionalRates``).
+BATCH_TIER: Final = "batch"
 #: The names of all rates, and of all conditions.
 RATES: Final = Rates.__struct_fields__
 CONDITIONS: Final = tuple(name for name in ConditionalRates.__struct_fields__ if name not in RATES)
+#: Rates of what a sum of tokens, cached ones and reasoning does not tell.
+_NOT_PLAIN: Final = tuple(
+    name
+    for name in RATES
+    if name not in ("input_pico_usd", "output_pico_usd", "cached_input_pico_usd", "reasoning_pico_usd", "call_nano_usd")
+)
 
 #: Characters of a tier, size or quality: prices look at no more of it, so that a receipt, which keeps these, shows all
 #: that its price looked at.
@@ -141,7 +154,7 @@ class PriceTable:
 
     __slots__ = (
         *("_conditional", "_dearest", "_laid", "_of_plain", "_plain_most", "_without_call"),
-        *("hash", "known", "prices", "source"),
+        *("hash", "is_by_prompt", "known", "prices", "source"),
     )
 
     def __init__(self, prices: Prices, source: str = "") -> None:
@@ -151,6 +164,8 @@ class PriceTable:
         self.hash = price_hash(prices)
         self.known = is_priced(prices)
         self._conditional = sorted(prices.conditional, key=_weight)
+        #: Whether any rate depends on the length of the prompt.
+        self.is_by_prompt = any(rates.above_prompt_tokens is not None for rates in prices.conditional)
         #: No condition holds of a usage without tier, size and quality, of at most so many prompt tokens.
         self._plain_most = _plain_most(self._conditional)
         self._laid: dict[tuple[int, ...], Rates] = {}
@@ -185,8 +200,82 @@ class PriceTable:
         """Returns the cost of what was used, nano-USD, rounded once, up; at most MAX_COST_NANO_USD."""
         return _cost(self.rates(usage, at_us), usage)
 
+    def steps(self, usage: Usage, at_us: int) -> tuple[int, ...]:
+        """Returns the lengths of a prompt above which other rates hold, ascending: those whose other conditions a usage
+        fulfils at a time.
+        """
+        if not self._conditional:
+            return ()
+        longest = msgspec.structs.replace(usage, prompt_tokens=sys.maxsize)
+        found = {rates.above_prompt_tokens for rates in self._conditional if _holds(rates, longest, at_us)}
+        return tuple(sorted(step for step in found if step and step > 0))
+
+    def step(self, usage: Usage, at_us: int) -> int:
+        """Returns the highest of the ``steps`` that the prompt is above; 0 where it is above none."""
+        return max([step for step in self.steps(usage, at_us) if usage.prompt_tokens > step], default=0)
+
+    def summed_nano_usd(self, usage: Usage, at_us: int, calls: int, step: int) -> int:
+        """Returns the cost of calls that are priced each by itself, nano-USD, rounded once, up.
+
+        Args:
+            usage: what they used in all, the parts of each ``apart``.
+            at_us: when, microseconds UTC.
+            calls: how many they are; 0: it is more of what a call has used that is charged already.
+            step: the ``step`` of each of them.
+        """
+        return _cost(self._step_rates(usage, at_us, step), usage, calls)
+
+    def apart(self, usage: Usage, at_us: int, step: int) -> Usage:
+        """Returns the usage of one call with every token in one part, that by which it is priced.
+
+        Sums of such usages cost what the calls cost by themselves.
+        """
+        if not (
+            usage.audio_prompt_tokens
+            or usage.image_prompt_tokens
+            or usage.audio_completion_tokens
+            or usage.image_completion_tokens
+        ):
+            return usage
+        rates, parts = self._step_rates(usage, at_us, step), {}
+        left = usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens
+        for name, rate in (
+            ("audio_prompt_tokens", rates.audio_input_pico_usd),
+            ("image_prompt_tokens", rates.image_input_pico_usd),
+        ):
+            if rate is not None:
+                parts[name] = min(getattr(usage, name), left)
+                left -= parts[name]
+        left = usage.completion_tokens - (0 if rates.reasoning_pico_usd is None else usage.reasoning_tokens)
+        for name, rate in (
+            ("audio_completion_tokens", rates.audio_output_pico_usd),
+            ("image_completion_tokens", rates.image_output_pico_usd),
+        ):
+            if rate is not None:
+                parts[name] = min(getattr(usage, name), left)
+                left -= parts[name]
+        return msgspec.structs.replace(usage, **parts)
+
+    def _step_rates(self, usage: Usage, at_us: int, step: int) -> Rates:
+        return self.rates(msgspec.structs.replace(usage, prompt_tokens=step + 1), at_us)
+
+    @property
+    def is_by_plain_sums(self) -> bool:
+        """Whether what calls cost follows from their tokens in all, cached and reasoning ones apart."""
+        return not self.is_by_prompt and all(
+            getattr(rates, name) is None for rates in (self.prices, *self._conditional) for name in _NOT_PLAIN
+        )
+
+    def sizes(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Returns the sizes and the qualities of images that conditions name."""
+        sizes = {rates.image_size for rates in self._conditional if rates.image_size}
+        return frozenset(sizes), frozenset({rates.image_quality for rates in self._conditional if rates.image_quality})
+
     def batch_nano_usd(self, usage: Usage, at_us: int, calls: int) -> int:
-        """Returns the cost of a batch of so many calls, nano-USD: of what it used, and the price of each call in it."""
+        """Returns the cost of a batch of so many calls, nano-USD: of what it used, and the price of each call in it.
+
+        As receipts before version 7 have it: by the sum of what all calls used.
+        """
         cost_nano_usd = self.cost_nano_usd(usage, at_us)
         if calls > 1:
             cost_nano_usd += (calls - 1) * self._by_itself(usage, at_us)
@@ -224,14 +313,33 @@ class PriceTable:
         ``ask.service_tier`` is the tier that was asked for: the upstream may serve the request in it or not.
         ``audio``: the request hears or speaks; then tokens may be audio.
         """
-        if not ask.service_tier and not ask.audio_ms:
+        if not ask.service_tier and not ask.audio_ms and not self.is_by_prompt:
             return self._worst(ask, at_us, audio=audio)
         ways = [ask]
         if ask.service_tier:
             ways.append(msgspec.structs.replace(ask, service_tier=""))
-        if ask.audio_ms:  # billed by its length, where its tokens are not told
-            ways += [msgspec.structs.replace(way, completion_tokens=0) for way in ways]
-        return max([self._worst(way, at_us, audio=audio) for way in ways])
+        return max([self._worst(way, at_us, audio=audio) for way in self._shorter(ways, at_us)])
+
+    def worst_line_nano_usd(self, ask: Usage, at_us: int, *, audio: bool = False) -> int:
+        """As ``worst_nano_usd``, of a line of a batch: it is served in that tier, now or at any later time."""
+        ask = msgspec.structs.replace(ask, service_tier=BATCH_TIER)
+        bounds = {bound for rates in self._conditional for bound in (rates.from_us, rates.until_us)}
+        times = [at_us, *(bound for bound in bounds if bound is not None and bound > at_us)]
+        return max([self._worst(way, at, audio=audio) for at in times for way in self._shorter([ask], at)])
+
+    def _shorter(self, ways: Sequence[Usage], at_us: int) -> list[Usage]:
+        """Returns the usages, and those that are less and may cost more."""
+        found = list(ways)
+        if found[0].audio_ms:  # billed by its length, where its tokens are not told
+            found += [msgspec.structs.replace(way, completion_tokens=0) for way in ways]
+        if self.is_by_prompt:  # a shorter prompt may be dearer
+            found += [
+                msgspec.structs.replace(way, prompt_tokens=step)
+                for way in list(found)
+                for step in self.steps(way, at_us)
+                if step < way.prompt_tokens
+            ]
+        return found
 
     def worst_of_tokens(self, prompt_tokens: int, completion_tokens: int) -> int | None:
         """As ``worst_nano_usd``, of a request with nothing but tokens; None where a condition may hold of it."""
@@ -304,7 +412,7 @@ def _dearest(rates: Rates, *, audio: bool) -> Rates:
     )
 
 
-def _cost(rates: Rates, usage: Usage) -> int:
+def _cost(rates: Rates, usage: Usage, calls: int = 1) -> int:
     pico = 0
     if usage.prompt_tokens:
         pico += _prompt_pico_usd(rates, usage)
@@ -320,7 +428,7 @@ def _cost(rates: Rates, usage: Usage) -> int:
             + usage.characters * (rates.character_pico_usd or 0)
             + usage.searches * (rates.search_nano_usd or 0) * PICO_USD_PER_NANO_USD
         )
-    return min((rates.call_nano_usd or 0) - (-pico // PICO_USD_PER_NANO_USD), MAX_COST_NANO_USD)
+    return min(calls * (rates.call_nano_usd or 0) - (-pico // PICO_USD_PER_NANO_USD), MAX_COST_NANO_USD)
 
 
 def _rates_of_plain(rates: Rates) -> tuple[int, int, int, int, int]:

@@ -33,6 +33,7 @@ from trustgate.types import (
     RECEIPT_END_USER_MEMBERS,
     RECEIPT_PAYMENT_MEMBERS,
     RECEIPT_PRICE_MEMBERS,
+    RECEIPT_WORK_MEMBERS,
     Receipt,
 )
 
@@ -45,7 +46,10 @@ Label = Literal["request", "response"]
 _MAX_INTEGER = 2**53 - 1
 _PAYMENT_MEMBERS, _PRICE_MEMBERS = frozenset(RECEIPT_PAYMENT_MEMBERS), frozenset(RECEIPT_PRICE_MEMBERS)
 _END_USER_MEMBERS = frozenset(RECEIPT_END_USER_MEMBERS)
-_V1_MEMBERS = frozenset(Receipt.__struct_fields__) - _PAYMENT_MEMBERS - _PRICE_MEMBERS - _END_USER_MEMBERS
+_WORK_MEMBERS = frozenset(RECEIPT_WORK_MEMBERS)
+_V1_MEMBERS = (
+    frozenset(Receipt.__struct_fields__) - _PAYMENT_MEMBERS - _PRICE_MEMBERS - _END_USER_MEMBERS - _WORK_MEMBERS
+)
 #: All members of a receipt, by its version.
 _MEMBERS = {
     1: _V1_MEMBERS,
@@ -55,6 +59,7 @@ _MEMBERS = {
     5: _V1_MEMBERS | _PRICE_MEMBERS | _END_USER_MEMBERS,
     6: _V1_MEMBERS | _PAYMENT_MEMBERS | _PRICE_MEMBERS | _END_USER_MEMBERS,
 }
+_MEMBERS |= {version + 4: members | _WORK_MEMBERS for version, members in _MEMBERS.items() if version >= 3}
 _HASHES = ("tprev", "request_commitment", "response_commitment", "price_hash", "policy_hash")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _AMOUNT = re.compile(r"[0-9]*")
@@ -153,7 +158,7 @@ def receipt_of(members: Mapping[str, Any]) -> Receipt:
     expected = _MEMBERS.get(version) if type(version) is int else None  # True is 1, too
     if expected is None:
         raise VerificationFailed(
-            "The receipt is of none of the versions 1 to 6, the ones known here.",
+            "The receipt is of none of the versions 1 to 10, the ones known here.",
             hint="Use a newer TrustGate to check it.",
         )
     if missing := sorted(expected - members.keys()):

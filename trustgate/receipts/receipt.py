@@ -3,7 +3,7 @@
 Owns the format. A receipt is strings, integers and booleans only, so that its JSON with sorted keys *is* its
 RFC 8785 (JCS) form; floats, large integers and bytes, where the two differ, cannot occur by type.
 
-There are six versions, each with its members, all of them, always:
+There are ten versions, each with its members, all of them, always:
 
     1   of a tenant that owes nothing
     2   of a tenant that pays (x402): types.RECEIPT_PAYMENT_MEMBERS besides, which tell what was charged to the tenant's
@@ -14,9 +14,13 @@ There are six versions, each with its members, all of them, always:
     4   as 2, and those of 3
     5   as 3, and types.RECEIPT_END_USER_MEMBERS: the pseudonym of the end user whom the request named
     6   as 4, and that of 5
+    7   as 3, of work that went on upstream after its request, and types.RECEIPT_WORK_MEMBERS: how many calls it sums
+        up, and the step of the price, by the length of a prompt, that holds for each of them
+    8, 9, 10    as 4, 5 and 6, and those of 7
 
 Requests get versions 3 and 4, those of a key whose requests name end users 5 and 6; 1 and 2 were theirs before, and
-credits are of version 2. In Python the members that a
+credits are of version 2. What a batch used gets one receipt of version 7 to 10 for each step of the price that its
+lines came to: it costs what its calls do at the rates of that step, rounded once, up. In Python the members that a
 version lacks are ``msgspec.UNSET``, which no JSON has, so that a version is to the byte what it was before the next.
 
 What was asked and answered is not stored: ``request_commitment`` and ``response_commitment`` are salted.

@@ -36,6 +36,7 @@ from trustgate.statements.document import (
 )
 from trustgate.statements.months import Month, parse_month
 from trustgate.statements.page import page_matches
+from trustgate.statements.summed import step_fault, summed_of
 from trustgate.types import BATCHES_ENDPOINT, COUNTED, PRICE_VERSIONS, Prices, Receipt, Usage
 
 __all__ = ["Opening", "StatementVerdict", "verify_statement"]
@@ -280,7 +281,7 @@ def _examine_prices(
     if unused := tables.keys() - {receipt.price_hash for receipt in receipts}:
         raise VerificationFailed(f"No receipt names the price table {min(unused)}.")
     counted = Adding(document.account.tenant, month).counts
-    checked = unknown = otherwise = batches = lines = 0
+    checked = unknown = otherwise = batches = lines = summed_calls = 0
     for receipt in filter(counted, receipts):
         charged, _ = balance_change(receipt)
         if charged and receipt.finish not in (*COUNTED, "credited"):
@@ -301,8 +302,15 @@ def _examine_prices(
             unknown += 1
             continue
         usage = _usage(receipt)
-        cost = table.cost_nano_usd(usage, receipt.created_us)
-        is_batch = receipt.endpoint == BATCHES_ENDPOINT
+        summed = summed_of(receipt)
+        if summed is None:
+            cost = table.cost_nano_usd(usage, receipt.created_us)
+        else:
+            cost = table.summed_nano_usd(usage, receipt.created_us, *summed)
+            summed_calls += summed[0]
+            if fault := step_fault(table, receipt, usage):
+                raise VerificationFailed(f"Receipt {receipt.id} cannot sum up what it says: {fault}.")
+        is_batch = receipt.endpoint == BATCHES_ENDPOINT and summed is None
         calls = table.calls_of(receipt.cost_nano_usd, usage, receipt.created_us) if is_batch else None
         if calls is not None and calls > 1:
             batches, lines = batches + 1, lines + calls
@@ -322,6 +330,11 @@ def _examine_prices(
         rest += (
             f" {batches} batches are priced as {lines} calls in all: how many requests they held is in no receipt, so "
             "compare it with what was sent."
+        )
+    if summed_calls:
+        rest += (
+            f" {summed_calls} answered lines of batches are priced each by itself: compare their number with the "
+            "results that were sent."
         )
     record.passed(f"The cost of {checked} requests follows from what they counted and their price tables.{rest}")
 

@@ -28,7 +28,7 @@ _PAGE_GROUPS = 4_000
 
 def _sql_type(kind: Any) -> str:
     kinds = {kind, *get_args(kind)}
-    return "BOOLEAN" if bool in kinds else "BIGINT" if int in kinds or kinds & {1, 2, 3, 4, 5, 6} else "VARCHAR"
+    return "BOOLEAN" if bool in kinds else "BIGINT" if int in kinds or kinds & set(range(1, 11)) else "VARCHAR"
 
 
 #: The columns of an export with their types in SQL, in order.

@@ -390,11 +390,18 @@ def _match_heads(connection: SqlConnection) -> None:
         connection.execute(f'ALTER TABLE archived_heads ADD COLUMN "{name}" {kind} DEFAULT {default or "NULL"}')
 
 
+def _receipts_of_work(connection: SqlConnection) -> None:
+    """Receipts of versions 7 to 10: their members stand in ``price_detail``, so no table changes.
+
+    The number alone does: an older program would read such a receipt without them, which is another receipt.
+    """
+
+
 #: Step N brings a database from schema N-1 to schema N.
 MIGRATIONS: tuple[Migration, ...] = (
     *(_first_schema, _tree_and_anchors, _payments, _set_aside_and_progress),
     *(_price_tables, _budgets_and_end_users, _sales_without_a_key, _tenants_and_credits, _archives),
-    *(_notifications, _own_keys, _profiles_and_pools, _nodes_of_payments),
+    *(_notifications, _own_keys, _profiles_and_pools, _nodes_of_payments, _receipts_of_work),
 )
 
 LATEST = len(MIGRATIONS)

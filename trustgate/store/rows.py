@@ -25,6 +25,8 @@ from trustgate.types import (
     RECEIPT_END_USER_MEMBERS,
     RECEIPT_PAYMENT_MEMBERS,
     RECEIPT_PRICE_MEMBERS,
+    RECEIPT_WORK_MEMBERS,
+    WORK_VERSIONS,
     Alias,
     Anchor,
     ApiKey,
@@ -148,14 +150,15 @@ def table_of(record: Kept) -> RecordTable[Any]:
     return _TABLES[type(record)]
 
 
-#: Members that are kept as one JSON list each: of most receipts all are empty.
+#: Members that are kept as one JSON list each: of most receipts all are empty. A list ends where its version does.
 PAYMENT_DETAIL = RECEIPT_PAYMENT_MEMBERS[3:]
-PRICE_DETAIL = RECEIPT_PRICE_MEMBERS[2:]
+PRICE_DETAIL = (*RECEIPT_PRICE_MEMBERS[2:], *RECEIPT_WORK_MEMBERS)
 _PAYMENT_COLUMNS = RECEIPT_PAYMENT_MEMBERS[:3]
 _PRICE_COLUMNS = RECEIPT_PRICE_MEMBERS[:2]
 _FIRST_PAYMENT = Receipt.__struct_fields__.index(RECEIPT_PAYMENT_MEMBERS[0])
 _FIRST_PRICE = Receipt.__struct_fields__.index(RECEIPT_PRICE_MEMBERS[0])
 _FIRST_END_USER = Receipt.__struct_fields__.index(RECEIPT_END_USER_MEMBERS[0])
+_FIRST_WORK = Receipt.__struct_fields__.index(RECEIPT_WORK_MEMBERS[0])
 #: What every version has.
 _COMMON = Receipt.__struct_fields__[:_FIRST_PAYMENT]
 _HASH_POSITIONS = tuple(i for i, member in enumerate(_COMMON) if member in HASHES)
@@ -198,12 +201,13 @@ def entry_to_row(entry: Entry) -> list[Any]:
         if receipt.v in PAYMENT_VERSIONS
         else _NO_PAYMENT
     )
+    work = values[_FIRST_WORK:] if receipt.v in WORK_VERSIONS else ()
     kept += (
-        _columns(values[_FIRST_PRICE:_FIRST_END_USER], len(_PRICE_COLUMNS))
+        _columns((*values[_FIRST_PRICE:_FIRST_END_USER], *work), len(_PRICE_COLUMNS))
         if receipt.v in PRICE_VERSIONS
         else _NO_PRICE
     )
-    kept += values[_FIRST_END_USER:] if receipt.v in END_USER_VERSIONS else _NO_END_USER
+    kept += values[_FIRST_END_USER:_FIRST_WORK] if receipt.v in END_USER_VERSIONS else _NO_END_USER
     return [entry.seq, *kept, entry.secret]
 
 
@@ -220,17 +224,22 @@ def entries_to_columns(entries: Sequence[Entry]) -> list[Sequence[Any]]:
     for position in _HASH_POSITIONS:
         kept[position] = _bytes_of_all(columns[position], _COMMON[position])
     nothing = (None,) * len(entries)
-    for has_them, first, last, plain, absent in (
-        (version in PAYMENT_VERSIONS, _FIRST_PAYMENT, _FIRST_PRICE, len(_PAYMENT_COLUMNS), len(_NO_PAYMENT)),
-        (version in PRICE_VERSIONS, _FIRST_PRICE, _FIRST_END_USER, len(_PRICE_COLUMNS), len(_NO_PRICE)),
+    payment = columns[_FIRST_PAYMENT:_FIRST_PRICE] if version in PAYMENT_VERSIONS else []
+    price = columns[_FIRST_PRICE:_FIRST_END_USER] if version in PRICE_VERSIONS else []
+    if version in WORK_VERSIONS:
+        price += columns[_FIRST_WORK:]
+    for members, plain, absent in (
+        (payment, len(_PAYMENT_COLUMNS), len(_NO_PAYMENT)),
+        (price, len(_PRICE_COLUMNS), len(_NO_PRICE)),
     ):
-        if has_them:
-            details = zip(*columns[first + plain : last], strict=True)
-            kept += columns[first : first + plain]
+        if members:
+            details = zip(*members[plain:], strict=True)
+            kept += members[:plain]
             kept.append([msgspec.json.encode(values).decode() for values in details])
         else:
             kept += [nothing] * absent
-    kept += columns[_FIRST_END_USER:] if version in END_USER_VERSIONS else [nothing] * len(_NO_END_USER)
+    has_end_users = version in END_USER_VERSIONS
+    kept += columns[_FIRST_END_USER:_FIRST_WORK] if has_end_users else [nothing] * len(_NO_END_USER)
     return [[entry.seq for entry in entries], *kept, [entry.secret for entry in entries]]
 
 
@@ -282,7 +291,10 @@ def _entry_from_row(row: Sequence[Any]) -> Entry:
     if payment[-1] is not None:
         members |= zip(RECEIPT_PAYMENT_MEMBERS, (*payment[:-1], *msgspec.json.decode(payment[-1])), strict=True)
     if price[-1] is not None:
-        members |= zip(RECEIPT_PRICE_MEMBERS, (*price[:-1], *msgspec.json.decode(price[-1])), strict=True)
+        names: tuple[str, ...] = RECEIPT_PRICE_MEMBERS
+        if members["v"] in WORK_VERSIONS:
+            names = (*names, *RECEIPT_WORK_MEMBERS)
+        members |= zip(names, (*price[:-1], *msgspec.json.decode(price[-1])), strict=True)
     if end_user[0] is not None:
         members |= zip(RECEIPT_END_USER_MEMBERS, end_user, strict=True)
     return Entry(seq=row[0], receipt=Receipt(**members), secret=row[-1])

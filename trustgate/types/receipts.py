@@ -64,12 +64,12 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 
     On the path of a request its members are given by position, in this order: by name they cost four times as much.
 
-    Versions 1, 3 and 5 are receipts of tenants that owe nothing; 2, 4 and 6 have RECEIPT_PAYMENT_MEMBERS besides, 3 to
-    6 RECEIPT_PRICE_MEMBERS, 5 and 6 ``end_user``. Within a version every member is always present, so each has one
-    canonical form.
+    Odd versions are receipts of tenants that owe nothing; even ones have RECEIPT_PAYMENT_MEMBERS besides, those from 3
+    on RECEIPT_PRICE_MEMBERS, 5, 6, 9 and 10 ``end_user``, and 7 to 10 RECEIPT_WORK_MEMBERS. Within a version every
+    member is always present, so each has one canonical form.
     """
 
-    v: Literal[1, 2, 3, 4, 5, 6]
+    v: Literal[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
     id: str
     created_us: int
     tenant: str
@@ -133,6 +133,12 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     usage_contradictory: bool | UnsetType = UNSET
     #: The pseudonym of the end user that the app behind the key named; "" where it named none.
     end_user: str | UnsetType = UNSET
+    #: Of work that went on upstream: how many answered calls the receipt sums up, each of which is priced by itself.
+    #: 0: none; what is charged belongs to a call that has its receipt already, or nothing was answered.
+    calls: int | UnsetType = UNSET
+    #: The step of the price that holds for each of them: the prompt of every call has more tokens than this, and no
+    #: more than the table's next step. 0: below the first step.
+    price_above_prompt_tokens: int | UnsetType = UNSET
 
 
 #: The members of a receipt of a tenant that pays, in the order in which a Receipt has them.
@@ -151,10 +157,13 @@ RECEIPT_PRICE_MEMBERS = (
 RECEIPT_END_USER_MEMBERS = ("end_user",)
 #: The endpoint of receipts that may be the bill of many calls.
 BATCHES_ENDPOINT: Final = "batches"
+#: The members of receipts of work that went on upstream after its request (batches, responses in the background).
+RECEIPT_WORK_MEMBERS = ("calls", "price_above_prompt_tokens")
 #: The versions whose receipts have each of these.
-PAYMENT_VERSIONS: frozenset[int] = frozenset({2, 4, 6})
-PRICE_VERSIONS: frozenset[int] = frozenset({3, 4, 5, 6})
-END_USER_VERSIONS: frozenset[int] = frozenset({5, 6})
+PAYMENT_VERSIONS: frozenset[int] = frozenset({2, 4, 6, 8, 10})
+PRICE_VERSIONS: frozenset[int] = frozenset({3, 4, 5, 6, 7, 8, 9, 10})
+END_USER_VERSIONS: frozenset[int] = frozenset({5, 6, 9, 10})
+WORK_VERSIONS: frozenset[int] = frozenset({7, 8, 9, 10})
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):

@@ -41,8 +41,10 @@ class JudgedLine(msgspec.Struct, frozen=True):
     #: Its bound on one completion; 0 without one.
     bound: int
     features: tuple[str, ...]
-    #: As ``Work`` has it.
+    #: As ``Work`` has them.
     profile: str = ""
+    image_size: str = ""
+    image_quality: str = ""
 
 
 #: Judges a request by its method, URL and body. Raises what the request would be refused for.
@@ -130,6 +132,11 @@ class BatchFile:
             raise self._bad(
                 f"asks for the model {judged.model[:80]!r}, others for {self.model[:80]!r}: a batch has one model"
             )
+        if not is_like(self.work, judged):
+            raise self._bad(
+                "asks for images of another size or quality than others: a batch has one, since they have prices of "
+                "their own"
+            )
         self.model = judged.model
         self.work = with_line(self.work, judged)
 
@@ -144,6 +151,11 @@ class BatchFile:
         return InvalidRequest(f"Line {self._line} of the batch's file {what}.", param="file", code="invalid_batch_file")
 
 
+def is_like(work: Work, line: JudgedLine) -> bool:
+    """Returns whether a line's images have the size and the quality of the lines before, where a price looks at it."""
+    return not work.lines or (line.image_size, line.image_quality) == (work.image_size, work.image_quality)
+
+
 def with_line(work: Work, line: JudgedLine) -> Work:
     """Returns what the lines ask for with another one."""
     return Work(
@@ -156,4 +168,6 @@ def with_line(work: Work, line: JudgedLine) -> Work:
         endpoints=work.endpoints if line.endpoint in work.endpoints else (*work.endpoints, line.endpoint),
         features=tuple(dict.fromkeys((*work.features, *line.features))),
         profile=line.profile,
+        image_size=line.image_size,
+        image_quality=line.image_quality,
     )

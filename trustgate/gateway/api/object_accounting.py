@@ -19,6 +19,8 @@ from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.object_ids import BATCHES, Kind, ObjectId, ObjectIds
 from trustgate.models.metering.counts import bounded
 from trustgate.models.metering.events import read_object
+from trustgate.models.pricing import BATCH_TIER, PriceTable
+from trustgate.models.summing import SummedCalls
 from trustgate.models.upstream.targets import Target
 from trustgate.types import Usage
 
@@ -95,8 +97,14 @@ class ObjectAccounting:
         self._handle = handle
         self._batch = batch
         self._child = child
+        #: Of the batch that the answer is: how many lines have an answer.
+        self._answered = 0
+        #: When the request came, microseconds UTC: the price of that time holds.
+        self.at_us = 0
         #: The work whose end this request has seen, and which it charges.
         self.ended: ObjectId | None = None
+        #: What it charges for it, where that is not priced as a call by itself.
+        self.summed: SummedCalls | None = None
 
     def whole(self, body: bytes, usage: Usage, target: Target) -> tuple[bytes, Usage]:
         """Returns the answer as its tenant may see it, and what is to be charged for it."""
@@ -114,6 +122,7 @@ class ObjectAccounting:
         elif self._endpoint.makes == "response":
             output = _decoded(body, _Output).output
             self._keep_items(output if isinstance(output, list) else (), target)
+        self._answered = answered_lines(body) if self._endpoint.names in BATCHES else 0
         return body, self.settle(object_id, status, usage, target)
 
     def seen(self, object_id: str, target: Target) -> None:
@@ -123,7 +132,10 @@ class ObjectAccounting:
             return
         self._handle = self._made(kind, object_id, target)
         if kind in BATCHES:
-            self._handle = msgspec.structs.replace(self._handle, owed=0, work=self._call.work)
+            work = self._call.work
+            if work is not None:
+                work = msgspec.structs.replace(work, owes_calls=True)
+            self._handle = msgspec.structs.replace(self._handle, owed=0, work=work)
             self._lasting.begin(self._handle)
         elif self._batch is not None:
             self._handle = msgspec.structs.replace(self._handle, work=self._batch.work)
@@ -173,12 +185,16 @@ class ObjectAccounting:
         handle = self._handles.current(handle)
         if handle is None or handle.owed < 0 or status in GOES_ON or not status:
             return _NOTHING
-        if handle.kind in BATCHES and (handle.kind == "message_batch" or not tells_all(usage)):
-            self._lasting.look_soon()
-            return _NOTHING
+        if handle.kind in BATCHES:
+            self.summed = told_sum(handle, usage, self._answered, target.price)
+            if self.summed is None:
+                self._lasting.look_soon()
+                return _NOTHING
+        else:
+            self.summed = rest_of(handle, usage, target.price, self.at_us)
         self.ended = handle
         self._lasting.end(handle)
-        return less(usage, handle.owed)
+        return less(usage, handle.owed) if self.summed is None else self.summed.usage
 
     def _keep_owed(self, handle: ObjectId, owed: int) -> None:
         self._handle = msgspec.structs.replace(handle, owed=owed)
@@ -215,6 +231,57 @@ def with_own_address(body: bytes) -> bytes:
 def tells_all(usage: Usage) -> bool:
     """Returns whether the usage of a batch is what its upstream said, in its parts."""
     return not usage.estimated and (usage.completion_tokens > 0 or usage.total_tokens == 0)
+
+
+class _Counts(msgspec.Struct):
+    completed: int = 0
+    #: Anthropic's word for it.
+    succeeded: int = 0
+
+
+class _Batch(msgspec.Struct):
+    request_counts: _Counts | None = None
+
+
+def answered_lines(body: bytes) -> int:
+    """Returns how many of a batch's lines have an answer, as its upstream counts them; 0 where it does not."""
+    counts = _decoded(body, _Batch).request_counts
+    return max(0, counts.completed, counts.succeeded) if counts is not None else 0
+
+
+def told_sum(handle: ObjectId, usage: Usage, answered: int, price: PriceTable) -> SummedCalls | None:
+    """Returns what an upstream tells of a batch in all, where its price follows from that; None where it does not.
+
+    Args:
+        handle: the batch's.
+        usage: as it was metered.
+        answered: how many lines have an answer; 0: that is not told.
+        price: the model's.
+    """
+    work = handle.work
+    owes_calls = work is not None and work.owes_calls
+    is_by_call = owes_calls and price.without_call is not price
+    if handle.kind == "message_batch" or not tells_all(usage) or not price.is_by_plain_sums:
+        return None
+    if is_by_call and not answered and usage.total_tokens:
+        return None
+    lines = work.lines if work is not None else max(answered, 1)
+    calls = min(answered or lines, lines) if usage.total_tokens or answered else 0
+    return SummedCalls(
+        usage=msgspec.structs.replace(usage, service_tier=BATCH_TIER), calls=calls, is_by_call=owes_calls
+    )
+
+
+def rest_of(handle: ObjectId, usage: Usage, price: PriceTable, at_us: int) -> SummedCalls | None:
+    """Returns what is still to be charged of a response that was made in the background, where its price depends on
+    the length of its prompt; None where it does not.
+
+    ``usage``: all that it used.
+    """
+    if not price.is_by_prompt:
+        return None
+    step = price.step(usage, at_us)
+    return SummedCalls(usage=less(usage, handle.owed), calls=0, step=step, is_by_call=False)
 
 
 def less(usage: Usage, tokens: int) -> Usage:

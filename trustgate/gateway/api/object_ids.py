@@ -80,6 +80,12 @@ class Work(msgspec.Struct, frozen=True, array_like=True):
     features: tuple[str, ...] = ()
     #: The id of the profile that the lines were judged by (``access.profiles``); "" without one.
     profile: str = ""
+    #: Of the images of every line, where the model's price depends on them; "" otherwise.
+    image_size: str = ""
+    image_quality: str = ""
+    #: Of a batch: what a call costs is charged for each of its lines that was answered, when it has ended. False: it
+    #: was charged when it began, as versions before did.
+    owes_calls: bool = False
 
 
 class ObjectId(msgspec.Struct, frozen=True, array_like=True):

@@ -27,8 +27,17 @@ from trustgate.gateway.api.uploads import Payload, digest
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.inflight import Releasable
 from trustgate.gateway.path.reply import Reply
-from trustgate.gateway.path.worst_case import cost_of, price_for, requests_in
-from trustgate.models.pricing import CONDITION_MOST, NOT_PRICED, PriceTable, billed_nano_usd, bounded, is_plain
+from trustgate.gateway.path.worst_case import price_for, requests_in
+from trustgate.models.pricing import (
+    BATCH_TIER,
+    CONDITION_MOST,
+    NOT_PRICED,
+    PriceTable,
+    billed_nano_usd,
+    bounded,
+    is_plain,
+)
+from trustgate.models.summing import SummedCalls
 from trustgate.models.upstream.targets import Target
 from trustgate.payment.credit import payment_members
 from trustgate.payment.sale import Sale
@@ -47,6 +56,8 @@ _REFUSAL_EVERY_US = 1_000_000
 
 #: Names in a receipt are cut here, characters: an entry must fit into a record of the journal.
 _NAME_MOST = 256
+#: A receipt's version that sums up calls is so much above that of a request (``types.WORK_VERSIONS``).
+_WORK_VERSIONS_ABOVE = 4
 
 _NOTHING = Usage()
 _NO_ANSWER = hashlib.sha256().digest()
@@ -120,6 +131,8 @@ class AccountEnd(msgspec.Struct, frozen=True, eq=False):
     sale: Sale | None
     #: Work that went on upstream, whose end was seen, and which the receipt charges; None: none.
     work: ObjectId | None = None
+    #: Of several receipts that charge the work the second is another than the first: ``Account.part``.
+    part: int = 0
 
 
 class Keeping(Protocol):
@@ -266,6 +279,10 @@ class Account(msgspec.Struct, eq=False):
     closed: bool = False
     #: Work that went on upstream, whose end it has seen, and which it charges.
     work: ObjectId | None = None
+    #: What it charges for the work, where that is not priced as a call by itself.
+    summed: SummedCalls | None = None
+    #: Which part of the work it charges: 0 the first, which gives back what is held; else a number of its own.
+    part: int = 0
     #: What it came to, once it is closed.
     receipt: Receipt | None = None
     #: What ``kept`` waits for; None: nothing.
@@ -340,31 +357,39 @@ class Account(msgspec.Struct, eq=False):
             self.metered = None
         request, target = self.request, self.target
         arrival, endpoint, caller, call = request.arrival, request.endpoint, request.caller, request.call
-        if usage.images or endpoint.name == "batches":
+        summed = self.summed if finish in COUNTED else None
+        if summed is not None:
+            usage = summed.usage
+        elif usage.images or endpoint.name == "batches":
             usage = _with_what_was_asked(usage, endpoint, call)
-        is_token_use = call.work is None and is_plain(usage)
-        if not is_token_use:
+        is_token_use = summed is None and is_plain(usage)
+        if summed is None and not is_token_use:
             usage = bounded(usage)
         counted, cost_nano_usd, price = False, 0, _NO_PRICE
         if target is not None:
-            price = price_for(endpoint, target.price)
+            price = price_for(endpoint, target.price) if summed is None else summed.price(target.price)
             if finish in COUNTED:
                 counted = True
                 beyond_estimate = usage.prompt_tokens + usage.completion_tokens - call.prompt_tokens
                 target.load.used(target.passport.pool, beyond_estimate)
                 if is_token_use:  # as nearly always
                     cost_nano_usd = price.plain_nano_usd(usage, arrival.at_us)
+                elif summed is None:
+                    cost_nano_usd = price.cost_nano_usd(usage, arrival.at_us)
                 else:
-                    cost_nano_usd = cost_of(call, price, usage, arrival.at_us)
+                    cost_nano_usd = price.summed_nano_usd(usage, arrival.at_us, summed.calls, summed.step)
         factor_ppm = caller.price_factor_ppm
         billed = billed_nano_usd(cost_nano_usd, factor_ppm)
         paid = None if caller.terms is None else self._paid(caller.terms, finish, billed)
         receipt = self._receipt(finish, status, usage, price, cost_nano_usd, billed, factor_ppm)
         if paid is not None:
             receipt = replace(receipt, **paid)
+        if summed is not None:
+            version: Any = receipt.v + _WORK_VERSIONS_ABOVE
+            receipt = replace(receipt, v=version, calls=summed.calls, price_above_prompt_tokens=summed.step)
         self.receipt = receipt
         pending = self._accounting.keeping.close(
-            AccountEnd(request, receipt, arrival.secret, self._hold, counted, self.sale, self.work)
+            AccountEnd(request, receipt, arrival.secret, self._hold, counted, self.sale, self.work, self.part)
         )
         if pending is not None:
             self.pending = pending
@@ -475,4 +500,4 @@ def _with_what_was_asked(usage: Usage, endpoint: Endpoint, call: Call) -> Usage:
     """Returns the usage with what its price depends on besides."""
     if usage.images and (call.image_size or call.image_quality):
         usage = replace(usage, image_size=call.image_size, image_quality=call.image_quality)
-    return replace(usage, service_tier="batch") if endpoint.name == "batches" else usage
+    return replace(usage, service_tier=BATCH_TIER) if endpoint.name == "batches" else usage

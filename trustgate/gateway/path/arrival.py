@@ -68,6 +68,11 @@ class Arrival(msgspec.Struct, frozen=True):
             request_id = own_request_id(headers) or request_id
         return cls(at_us, monotonic(), receipt_id, request_id, secret, headers, head)
 
+    def another(self) -> Arrival:
+        """Returns the arrival of another request at the same time: with ids and a secret of its own."""
+        receipt_id, request_id, secret = new_request(self.at_us)
+        return msgspec.structs.replace(self, receipt_id=receipt_id, request_id=request_id, secret=secret)
+
     def elapsed_ms(self) -> int:
         return int((monotonic() - self.started) * 1000)
 

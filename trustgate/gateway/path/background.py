@@ -5,7 +5,7 @@ again; so the gateway itself checks what is not settled, at an interval, with th
 and charges what it cost when that is known. Such a charge has a receipt like any other. ``path.work_holds`` holds what
 they may use, and has the end charged once.
 
-Owns the interval, and how the use of a batch is read from its results where the upstream does not report the sum.
+Owns the interval, and which receipts charge an end: one for each step of the price that a batch's lines came to.
 """
 
 from __future__ import annotations
@@ -13,28 +13,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
-from typing import Any
-
-import msgspec
+from collections.abc import Callable, Sequence
 
 from trustgate import __version__
 from trustgate.access.budgets import Drawer
 from trustgate.access.directory import Caller, Directory
-from trustgate.errors import TrustGateError, Unavailable, UpstreamRefused
+from trustgate.errors import TrustGateError, UpstreamRefused
 from trustgate.gateway.api.endpoints import ENDPOINTS, Call
-from trustgate.gateway.api.object_accounting import GOES_ON, less, result_files, tells_all
+from trustgate.gateway.api.object_accounting import (
+    GOES_ON,
+    answered_lines,
+    less,
+    rest_of,
+    result_files,
+    tells_all,
+    told_sum,
+)
 from trustgate.gateway.api.object_ids import BATCHES, Kind, ObjectId, ObjectIds
 from trustgate.gateway.path.accounting import Account, Accounting, Request
 from trustgate.gateway.path.arrival import Arrival
+from trustgate.gateway.path.batch_results import BatchResults, lines_of
 from trustgate.gateway.path.forwarding import ANTHROPIC_VERSION
 from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.gateway.path.work_holds import WorkHolds, WorkOwner
 from trustgate.models.catalog import Catalog
 from trustgate.models.metering.chunks import StreamMeter
-from trustgate.models.metering.counts import added
 from trustgate.models.metering.events import read_object
 from trustgate.models.metering.whole import read_answer, read_nothing_used
+from trustgate.models.summing import SummedCalls
 from trustgate.models.upstream.answer import Answer
 from trustgate.models.upstream.client import Outgoing, UpstreamClient
 from trustgate.models.upstream.targets import Target, Targets
@@ -45,8 +51,6 @@ _logger = logging.getLogger("trustgate.gateway")
 
 #: How long one look may take, seconds.
 _LOOK_S = 60.0
-#: The longest line of a batch's results that is read, bytes.
-_MOST_LINE_BYTES = 64 * 1024 * 1024
 _LOOKED_AFTER: tuple[Kind, ...] = (*BATCHES, "response")
 #: What it is charged as: a look at the object.
 _LOOKS = {
@@ -136,6 +140,7 @@ class BackgroundWork:
 
     async def _look(self, handle: ObjectId) -> None:
         """Ask the upstream how far it is; charge what is at its end."""
+        sums: Sequence[SummedCalls | Usage]
         try:
             async with asyncio.timeout(_LOOK_S):
                 owner = self._directory.owner(handle.tenant, handle.key)
@@ -145,21 +150,41 @@ class BackgroundWork:
                 _, status = read_object(body)
                 if not status or status in GOES_ON:
                     return
-                usage = await self._usage(handle, target, body)
+                arrival = Arrival.of({"headers": ()})
+                if handle.kind in BATCHES:
+                    sums = await self._sums(handle, target, body, arrival.at_us)
+                else:
+                    usage = read_answer(body).usage_or_estimate(handle.owed)
+                    sums = [rest_of(handle, usage, target.price, arrival.at_us) or less(usage, handle.owed)]
         except UpstreamRefused as error:
             if error.status != _NOT_FOUND:
                 _logger.info("the %s of tenant %s cannot be looked at: %s", handle.kind, handle.tenant, error.message)
                 return
             # A server that does not know it any more has no results of it either.
             _logger.warning("the %s %s of tenant %s is gone upstream", handle.kind, handle.id, handle.tenant)
-            usage, body = Usage(), b""
+            arrival, sums, body = Arrival.of({"headers": ()}), [Usage()], b""
         except (TrustGateError, TimeoutError) as error:
             _logger.info("the %s of tenant %s cannot be looked at: %s", handle.kind, handle.tenant, error)
             return
-        await self._charge(handle, target, body, usage)
+        await self._charge(handle, target, body, arrival, sums)
 
-    async def _charge(self, handle: ObjectId, target: Target, body: bytes, usage: Usage) -> None:
-        """Settle it, unless a request has done so meanwhile: hold back, quota and balance charged, receipt written."""
+    async def _charge(
+        self,
+        handle: ObjectId,
+        target: Target,
+        body: bytes,
+        arrival: Arrival,
+        sums: Sequence[SummedCalls | Usage],
+    ) -> None:
+        """Settle it, unless a request has done so meanwhile: hold back, quota and balance charged, receipts written.
+
+        Args:
+            handle: of the work.
+            target: has it.
+            body: what its upstream shows of it: the receipts commit to that.
+            arrival: when the gateway looked.
+            sums: what each receipt charges.
+        """
         now = self._handles.current(handle)
         owner = self._directory.owner(handle.tenant, handle.key)
         if now is None or now.owed < 0 or owner is None:
@@ -167,12 +192,22 @@ class BackgroundWork:
         self.end(now)
         call = Call(model=now.model, choices=0, end_user=now.end_user)
         drawer = self._drawer(owner, now)
-        request = Request(Arrival.of({"headers": ()}), _LOOKS[now.kind], owner, call, b"", drawer.models)
-        account = Account(self._accounting, request, None, self._payment_step.owing(request))
-        account.target, account.work = target, now
-        account.sent(body)
-        account.close("complete", status=200, usage=less(usage, now.owed))
-        await account.kept()
+        accounts: list[Account] = []
+        for charged in sums:
+            request = Request(arrival, _LOOKS[now.kind], owner, call, b"", drawer.models)
+            account = Account(self._accounting, request, None, self._payment_step.owing(request))
+            account.target, account.work = target, now
+            account.sent(body)
+            if isinstance(charged, SummedCalls):
+                account.summed, account.part = charged, charged.step if accounts else 0
+                account.close("complete", status=200, usage=charged.usage)
+            else:
+                account.close("complete", status=200, usage=charged)
+            accounts.append(account)
+            # The price of one time holds for all.
+            arrival = arrival.another()
+        for account in accounts:
+            await account.kept()
 
     def _drawer(self, owner: Caller, handle: ObjectId) -> Drawer:
         """Returns who draws on budgets with the work."""
@@ -180,40 +215,36 @@ class BackgroundWork:
         models = () if resolved is None else resolved.all_names(handle.model)
         return Drawer(owner.tenant.id, owner.key.account_id, owner.plan.name, models, handle.end_user)
 
-    async def _usage(self, handle: ObjectId, target: Target, body: bytes) -> Usage:
-        """Returns what it used in all: as the upstream sums it up, or by its results.
+    async def _sums(self, handle: ObjectId, target: Target, body: bytes, at_us: int) -> Sequence[SummedCalls]:
+        """Returns what a batch is charged: by what its upstream tells in all where that is enough, else by its results.
 
-        Where there are neither: the estimate of its lines.
+        Where there are neither: by the estimate of its lines.
         """
-        reported = read_answer(body)
-        if handle.kind not in BATCHES:
-            return reported.usage_or_estimate(handle.owed)
+        reported, answered = read_answer(body), answered_lines(body)
+        told = None
         if reported.usage is not None and tells_all(reported.usage):
-            return reported.usage
-        sums, work = Usage(), handle.work
-        prompt_estimate = 0 if work is None else work.prompt_tokens // max(work.lines, 1)
+            told = reported.usage
+            summed = told_sum(handle, told, answered, target.price)
+            if summed is not None:
+                return (summed,)
+        results = BatchResults(handle, target.price, at_us)
         if handle.kind == "message_batch":
             files = [f"{_path_of(handle)}/results"]
         else:
             files = [f"/files/{file_id}/content" for file_id in result_files(body)]
         for path in files:
-            answer = await self._fetch(target, path)
             try:
-                async for line in _lines(answer):
-                    sums = _plus(sums, line, prompt_estimate)
+                answer = await self._fetch(target, path)
+            except UpstreamRefused as error:
+                if error.status != _NOT_FOUND:
+                    raise
+                continue  # its owner may have deleted it
+            try:
+                async for line in lines_of(answer):
+                    results.read(line)
             finally:
                 await answer.close()
-        if sums.total_tokens or not files:
-            return sums
-        if work is None:
-            return sums
-        done = _completed(body)
-        share = min(done, work.lines)
-        return Usage(
-            prompt_tokens=work.prompt_tokens * share // max(work.lines, 1),
-            completion_tokens=work.completion_tokens * share // max(work.lines, 1),
-            estimated=True,
-        )
+        return results.sums(told, answered)
 
     async def _get(self, target: Target, path: str) -> bytes:
         answer = await self._fetch(target, path, is_document=True)
@@ -245,73 +276,3 @@ _NOT_FOUND = 404
 
 def _path_of(handle: ObjectId) -> str:
     return f"/{_FOLDER[handle.kind]}/{handle.id}"
-
-
-class _Counts(msgspec.Struct):
-    completed: int = 0
-    #: Anthropic's word for it.
-    succeeded: int = 0
-
-
-class _Batch(msgspec.Struct):
-    request_counts: _Counts | None = None
-
-
-def _completed(body: bytes) -> int:
-    try:
-        counts = msgspec.json.decode(body, type=_Batch).request_counts
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return 0
-    return max(0, counts.completed, counts.succeeded) if counts is not None else 0
-
-
-async def _lines(answer: Answer) -> AsyncIterator[bytes]:
-    """The lines of a file, as they come. Raises ``Unavailable`` for a line that is too long."""
-    if answer.chunks is None:
-        for line in answer.body.split(b"\n"):
-            yield line
-        return
-    rest: list[bytes] = []
-    size = 0
-    async for chunk in answer.chunks:
-        first, *others = chunk.split(b"\n")
-        rest.append(first)
-        size += len(first)
-        if size > _MOST_LINE_BYTES:
-            raise Unavailable("a line of the results is too long")
-        for line in others:
-            yield b"".join(rest)
-            rest, size = [line], len(line)
-    yield b"".join(rest)
-
-
-class _Response(msgspec.Struct):
-    body: msgspec.Raw = msgspec.Raw()
-
-
-class _BatchedAnswer(msgspec.Struct):
-    message: msgspec.Raw = msgspec.Raw()
-
-
-class _Result(msgspec.Struct):
-    response: _Response | None = None
-    #: Of a batch of messages.
-    result: _BatchedAnswer | None = None
-
-
-def _plus(sums: Usage, line: bytes, prompt_estimate: int) -> Usage:
-    """Returns the sum with what one line of results used; of a line that failed nothing.
-
-    ``prompt_estimate``: what counts for the prompt of an answer without usage.
-    """
-    try:
-        result: Any = msgspec.json.decode(line, type=_Result) if line.strip() else None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return sums
-    if result is None or (result.response is None and result.result is None):
-        return sums
-    answer = result.result.message if result.response is None else result.response.body
-    reported = read_answer(bytes(answer))
-    if reported.failure is not None or (reported.usage is None and not reported.completion_estimate):
-        return sums
-    return added(sums, reported.usage_or_estimate(prompt_estimate))

@@ -15,13 +15,13 @@ from trustgate.access.directory import Caller
 from trustgate.access.end_users import BODY, name_in_body, pseudonym
 from trustgate.access.plans import check_end_user, check_plan, completion_cap
 from trustgate.errors import InvalidRequest, TrustGateError
-from trustgate.gateway.api.batch_files import JudgedLine, with_line
+from trustgate.gateway.api.batch_files import JudgedLine, is_like, with_line
 from trustgate.gateway.api.endpoints import ENDPOINTS, Call, Endpoint
 from trustgate.gateway.api.members import misnamed
 from trustgate.gateway.api.object_ids import Kind, Work
 from trustgate.gateway.api.schemas import BatchedMessage, MessageBatchRequest
 from trustgate.gateway.path.profiling import applied, bounds_completion
-from trustgate.gateway.path.worst_case import completion_bound, worst_case
+from trustgate.gateway.path.worst_case import completion_bound, worst_line
 from trustgate.ids import now_us
 from trustgate.models.catalog import Catalog, Resolved
 from trustgate.models.profiles import MAX_TOKENS, summed_up
@@ -97,7 +97,8 @@ class LineJudge:
         if is_bounded and endpoint.generates:
             self._check_bounded(endpoint, call, resolved)
         bound = completion_bound(call, resolved, self._cap)
-        ask = worst_case(endpoint, call, resolved, bound, self._caller.price_factor_ppm, now_us())
+        ask = worst_line(endpoint, call, resolved, bound, self._caller.price_factor_ppm, now_us())
+        sizes, qualities = (frozenset(), frozenset()) if resolved is None else resolved.price.sizes()
         completion_tokens = bound * call.choices if endpoint.generates else 0
         return JudgedLine(
             endpoint=endpoint.name,
@@ -108,6 +109,8 @@ class LineJudge:
             bound=call.max_tokens or 0,
             features=call.features,
             profile="" if profile is None else profile.id,
+            image_size=call.image_size if sizes else "",
+            image_quality=call.image_quality if qualities else "",
         )
 
     def _check_bounded(self, endpoint: Endpoint, call: Call, resolved: Resolved | None) -> None:
@@ -144,6 +147,13 @@ async def judged_messages(body: bytes, call: Call, judge: LineJudge) -> Call:
             raise InvalidRequest(
                 f"requests.{number} asks for the model {line.model[:80]!r}, others for {model[:80]!r}: a batch has one "
                 "model.",
+                param=f"requests.{number}",
+                code="invalid_batch_file",
+            )
+        if not is_like(work, line):
+            raise InvalidRequest(
+                f"requests.{number} asks for images of another size or quality: a batch has one, since they have "
+                "prices of their own.",
                 param=f"requests.{number}",
                 code="invalid_batch_file",
             )

@@ -52,11 +52,12 @@ def _relay_whole(answer: Answer, delivery: Delivery, objects: ObjectAccounting |
     body, apart = answer.body, answer.apart
     usage = with_units(account.usage_of(reported), account)
     if objects is not None:
+        objects.at_us = account.request.arrival.at_us
         if apart is not None:
             _, usage = objects.whole(apart.skeleton, usage, answer.target)
         else:
             body, usage = objects.whole(body, usage, answer.target)
-        account.work = objects.ended
+        account.work, account.summed = objects.ended, objects.summed
     account.upstream_model = reported.model
     if account.sale is None:
         return _send_whole(answer, delivery, account, body, usage)
@@ -263,8 +264,10 @@ class _EventRelay:
         """Returns what of the usage is to be charged now."""
         if self._objects is None or not isinstance(self.meter, EventMeter):
             return usage
-        usage = self._objects.settle(self.meter.object_id, self.meter.status, usage, self._answer.target)
-        self._account.work = self._objects.ended
+        objects = self._objects
+        objects.at_us = self._account.request.arrival.at_us
+        usage = objects.settle(self.meter.object_id, self.meter.status, usage, self._answer.target)
+        self._account.work, self._account.summed = objects.ended, objects.summed
         return usage
 
     async def close(self) -> None:

@@ -87,7 +87,7 @@ class SharedKeeping:
         late = self._books.late(request.caller, request.drawer) if outcome.counted and hold is None else None
         settled: dict[str, Any] = {"hold": hold, "money": money, "use": use, "late": late}
         if work is not None:
-            settled["work"] = EndedWork(_key_of(work), is_look=hold is None)
+            settled["work"] = EndedWork(_key_of(work, outcome.part), is_look=hold is None)
             settled["on_commit"] = partial(self._object_ids.settle, work)
         kept = self._log.kept(self._log.close(receipt, outcome.secret, **settled))
         written = self._object_ids.written()
@@ -132,8 +132,8 @@ class SharedWorkHolds:
         self._held.pop(handle.place, None)
 
 
-def _key_of(handle: ObjectId) -> str:
-    return work_key(*handle.place)
+def _key_of(handle: ObjectId, part: int = 0) -> str:
+    return work_key(*handle.place, part=part)
 
 
 def _after(written: asyncio.Future[None], kept: Deferred[Any] | None) -> Deferred[Any]:

@@ -12,6 +12,7 @@ from trustgate.access.quota import Ask
 from trustgate.gateway.api import units
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.members import BOUNDS, largest
+from trustgate.gateway.api.object_ids import BATCHES
 from trustgate.models.catalog import Resolved
 from trustgate.models.estimate import with_margin
 from trustgate.models.pricing import PriceTable, billed_nano_usd
@@ -75,6 +76,20 @@ def worst_case(
     return worst
 
 
+def worst_line(
+    endpoint: Endpoint, call: Call, resolved: Resolved | None, bound: int, factor_ppm: int, at_us: int
+) -> Ask:
+    """As ``worst_case``, of a line of a batch, which is priced as one, at a time that is not known yet."""
+    prompt_tokens = with_margin(call.prompt_tokens)
+    completion_tokens = bound * call.choices if endpoint.generates else 0
+    if resolved is None or not resolved.price.known:
+        return Ask(prompt_tokens + completion_tokens, 0)
+    price = price_for(endpoint, resolved.price)
+    usage = _most(call, price, prompt_tokens, completion_tokens)
+    cost_nano_usd = price.worst_line_nano_usd(usage, at_us, audio="audio" in call.features)
+    return Ask(usage.total_tokens, billed_nano_usd(cost_nano_usd, factor_ppm))
+
+
 def _priced_ask(
     call: Call, price: PriceTable, prompt_tokens: int, completion_tokens: int, factor_ppm: int, at_us: int
 ) -> Ask:
@@ -84,8 +99,15 @@ def _priced_ask(
         cost_nano_usd = price.worst_of_tokens(prompt_tokens, completion_tokens)
         if cost_nano_usd is not None:
             return Ask(prompt_tokens + completion_tokens, billed_nano_usd(cost_nano_usd, factor_ppm))
+    usage = _most(call, price, prompt_tokens, completion_tokens)
+    cost_nano_usd = price.worst_nano_usd(usage, at_us, audio=is_audio)
+    return Ask(usage.total_tokens, billed_nano_usd(cost_nano_usd, factor_ppm))
+
+
+def _most(call: Call, price: PriceTable, prompt_tokens: int, completion_tokens: int) -> Usage:
+    """Returns the most that a call may use, its tokens and what is counted besides."""
     heard, made = _unit_tokens(call, price.prices)
-    usage = Usage(
+    return Usage(
         prompt_tokens=prompt_tokens + heard,
         completion_tokens=completion_tokens + made,
         images=call.images,
@@ -95,18 +117,15 @@ def _priced_ask(
         image_size=call.image_size,
         image_quality=call.image_quality,
     )
-    cost_nano_usd = price.worst_nano_usd(usage, at_us, audio=is_audio)
-    return Ask(usage.total_tokens, billed_nano_usd(cost_nano_usd, factor_ppm))
 
 
 def price_for(endpoint: Endpoint, price: PriceTable) -> PriceTable:
-    """Returns the price of a request: one that only looks at what another has made is no call of its own."""
-    return price if endpoint.is_sold or endpoint.is_unmetered else price.without_call
+    """Returns the price of a request: one that only looks at what another has made is no call of its own.
 
-
-def cost_of(call: Call, price: PriceTable, usage: Usage, at_us: int) -> int:
-    """Returns the cost of a call, nano-USD: of what it used, and the price of each request in it (a batch has many)."""
-    return price.batch_nano_usd(usage, at_us, requests_in(call))
+    What begins a batch is none, either: its lines are, once they are answered.
+    """
+    is_call = (endpoint.is_sold and endpoint.makes not in BATCHES) or endpoint.is_unmetered
+    return price if is_call else price.without_call
 
 
 def _unit_tokens(call: Call, prices: Prices) -> tuple[int, int]:

@@ -1,0 +1,110 @@
+"""What the lines of a batch used, read from its results: each priced by itself.
+
+Owns what counts of a line, and what stands in the place of results that tell nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+
+from trustgate.errors import Unavailable
+from trustgate.gateway.api.endpoints import ENDPOINTS
+from trustgate.gateway.api.object_ids import ObjectId, Work
+from trustgate.models.metering.whole import read_answer
+from trustgate.models.pricing import BATCH_TIER, PriceTable
+from trustgate.models.summing import CallSums, SummedCalls
+from trustgate.models.upstream.answer import Answer
+from trustgate.types import Usage
+
+#: The longest line of a batch's results that is read, bytes.
+_MOST_LINE_BYTES = 64 * 1024 * 1024
+#: What meters the answers of lines, by the name of their endpoint: by the first of it that is no other's part.
+_METERS = {
+    endpoint.name: endpoint.meter
+    for endpoint in reversed(ENDPOINTS)
+    if endpoint.has_model and endpoint.body == "json" and endpoint.is_sold and not endpoint.is_unmetered
+}
+
+
+class _Response(msgspec.Struct):
+    body: msgspec.Raw = msgspec.Raw()
+
+
+class _BatchedAnswer(msgspec.Struct):
+    message: msgspec.Raw = msgspec.Raw()
+
+
+class _Result(msgspec.Struct):
+    response: _Response | None = None
+    #: Of a batch of messages.
+    result: _BatchedAnswer | None = None
+
+
+class BatchResults:
+    """Reads results line by line. ``read`` never raises."""
+
+    def __init__(self, handle: ObjectId, price: PriceTable, at_us: int) -> None:
+        """``handle``: the batch's; ``price``: the model's at ``at_us``, microseconds UTC."""
+        self._work = work = handle.work or Work()
+        #: What counts for the prompt of an answer without usage.
+        self._prompt_estimate = work.prompt_tokens // max(work.lines, 1)
+        self._meter = _METERS.get(work.endpoints[0], read_answer) if len(work.endpoints) == 1 else read_answer
+        conditions = Usage(service_tier=BATCH_TIER, image_size=work.image_size, image_quality=work.image_quality)
+        self._sums = CallSums(price, at_us, conditions, is_by_call=work.owes_calls)
+
+    def read(self, line: bytes) -> None:
+        """Add what one line used; of one that failed nothing."""
+        try:
+            result: Any = msgspec.json.decode(line, type=_Result) if line.strip() else None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return
+        if result is None or (result.response is None and result.result is None):
+            return
+        answer = bytes(result.result.message if result.response is None else result.response.body)
+        reported = self._meter(answer)
+        if reported.failure is not None or (reported.usage is None and not reported.completion_estimate):
+            return
+        self._sums.add(reported.usage_or_estimate(self._prompt_estimate))
+
+    def sums(self, told: Usage | None, answered: int) -> Sequence[SummedCalls]:
+        """Returns what is to be charged.
+
+        Args:
+            told: what the upstream reports of all lines, for results that tell nothing; None: nothing.
+            answered: how many lines it says have an answer; 0: it does not say.
+        """
+        work, sums = self._work, self._sums
+        if not sums.calls and told is not None and told.total_tokens:
+            sums.add_sum(told, min(answered or work.lines, work.lines) or max(answered, 1))
+        elif not sums.calls and answered and work.lines:
+            share = min(answered, work.lines)
+            estimate = Usage(
+                prompt_tokens=work.prompt_tokens * share // work.lines,
+                completion_tokens=work.completion_tokens * share // work.lines,
+                estimated=True,
+            )
+            sums.add_sum(estimate, share)
+        return sums.sums()
+
+
+async def lines_of(answer: Answer) -> AsyncIterator[bytes]:
+    """The lines of a file, as they come. Raises ``Unavailable`` for a line that is too long."""
+    if answer.chunks is None:
+        for line in answer.body.split(b"\n"):
+            yield line
+        return
+    rest: list[bytes] = []
+    size = 0
+    async for chunk in answer.chunks:
+        first, *others = chunk.split(b"\n")
+        rest.append(first)
+        size += len(first)
+        if size > _MOST_LINE_BYTES:
+            raise Unavailable("a line of the results is too long")
+        for line in others:
+            yield b"".join(rest)
+            rest, size = [line], len(line)
+    yield b"".join(rest)
