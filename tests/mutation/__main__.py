@@ -42,6 +42,12 @@ _METERING = (
     "tests/models/test_failures.py",
     "tests/models/test_streams_at_once.py",
 )
+_PATH = (
+    "tests/gateway/test_order.py",
+    "tests/gateway/test_path.py",
+    "tests/gateway/test_answers.py",
+    "tests/gateway/test_payments.py",
+)
 #: The files that hold the promises, and the tests that should notice a change in them, the quickest first.
 TESTS: dict[str, tuple[str, ...]] = {
     "access/quota.py": ("tests/access/test_quota.py",),
@@ -132,6 +138,18 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/payment/test_settling.py",
         "tests/payment/test_cashier.py",
     ),
+    "admin/crediting.py": (
+        "tests/admin/test_crediting.py",
+        "tests/admin/test_payments.py",
+        "tests/gateway/test_prepaid.py",
+        "tests/cluster/test_several_credits.py",
+    ),
+    "admin/correcting.py": (
+        "tests/admin/test_correcting.py",
+        "tests/gateway/test_prepaid.py",
+        "tests/gateway/test_batch_limits.py",
+    ),
+    "cli/repeating.py": ("tests/cli/test_payment.py",),
     "payment/shop_events.py": ("tests/gateway/test_credit_webhooks.py",),
     "statements/account.py": ("tests/statements/test_statements.py",),
     "statements/making.py": ("tests/statements/test_statements.py", "tests/statements/test_endpoint.py"),
@@ -171,10 +189,14 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/gateway/test_path.py",
         "tests/gateway/test_payments.py",
     ),
+    "gateway/path/pipeline.py": _PATH,
+    "gateway/path/arrival.py": ("tests/gateway/test_body.py", *_PATH),
+    "gateway/path/forwarding.py": _PATH,
+    "gateway/path/delivery.py": ("tests/gateway/test_closing.py", "tests/gateway/test_whole_answers.py", *_PATH),
     "gateway/path/shares.py": ("tests/gateway/test_shedding.py", "tests/gateway/test_fairness.py"),
     "gateway/path/shedding.py": ("tests/gateway/test_shedding.py", "tests/gateway/test_fairness.py"),
     "gateway/path/work_holds.py": ("tests/gateway/test_work_holds.py", "tests/gateway/test_batch_limits.py"),
-    "gateway/path/shared_keeping.py": ("tests/cluster/test_several_books.py",),
+    "gateway/path/shared_keeping.py": ("tests/cluster/test_several_books.py", "tests/cluster/test_several_work.py"),
     "gateway/path/batch_lines.py": (
         "tests/gateway/test_batch_lines.py",
         "tests/gateway/test_batches.py",
@@ -193,6 +215,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "http/parser.py": ("tests/http/test_parser.py", "tests/http/test_smuggling.py"),
     "http/exchange.py": ("tests/http/test_connection.py", "tests/http/test_smuggling.py"),
+    "http/sending.py": ("tests/http/test_connection.py", "tests/gateway/test_whole_answers.py"),
     "http/http1.py": ("tests/http/test_connection.py", "tests/http/test_smuggling.py"),
     "http/http2.py": (
         "tests/http/test_http2_events.py",
