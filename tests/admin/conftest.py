@@ -74,7 +74,8 @@ class Plane:
         self.quota = Quota()
         self.budgets = Budgets()
         self._tree: Tree | None = None
-        self._journal: Journal | None = None
+        #: Of the log that ``payment_service`` writes to, once there is one.
+        self.journal: Journal | None = None
         self._payment_service: PaymentService | None = None
         self.context = AdminContext(
             store,
@@ -116,10 +117,10 @@ class Plane:
         """From the first time on, receipts go through its log."""
         if self._payment_service is None:
             tree = await self.tree()
-            self._journal = Journal.open(
+            self.journal = Journal.open(
                 self._home / "journal", store_id=self.store.store_id, last_seq=await self.store.last_seq()
             )
-            log = await Log.recover(self.store, self._journal, tree)
+            log = await Log.recover(self.store, self.journal, tree)
             self._payment_service = await PaymentService.open(self.settings, self.store, log)
         return self._payment_service
 
@@ -138,7 +139,7 @@ class Plane:
         if payment_service is not None:
             await payment_service.close()
             await payment_service.log.flush()
-        journal, self._journal = self._journal, None
+        journal, self.journal = self.journal, None
         if journal is not None:
             journal.close()
 

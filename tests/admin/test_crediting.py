@@ -7,12 +7,13 @@ import hashlib
 import pytest
 
 from tests.admin.conftest import Plane
-from trustgate.admin.commands import TenantAdd
+from trustgate.admin.commands import TenantAdd, TenantRemove
 from trustgate.admin.log_commands import ReceiptShow
 from trustgate.admin.money import PaymentRefundCredit, PaymentSet, TenantCredit
-from trustgate.errors import Conflict, InvalidRequest
+from trustgate.errors import Conflict, InvalidRequest, Unavailable
 from trustgate.ids import new_id, now_us
-from trustgate.receipts.receipt import commitment
+from trustgate.receipts import journal as journal_module
+from trustgate.receipts.receipt import balance_change, commitment
 from trustgate.types import CreditNote, Tenant
 
 CENT = 10_000_000
@@ -109,5 +110,55 @@ async def test_a_refund_whose_receipt_a_crash_prevented_is_taken_once(plane: Pla
         assert (again.refunded_nano_usd, again.change.repeated) == (2 * CENT, True)
         assert (again.change.receipt, again.change.balance_nano_usd) == (note.receipt_id, 3 * CENT)
     assert await plane.store.last_seq() == 2
+    found = await plane.admin.execute(ReceiptShow(receipt=note.receipt_id))
+    assert balance_change(found.receipt) == (2 * CENT, 0)
     with pytest.raises(Conflict, match=r"was used for a refund of 0\.02 USD"):
         await plane.admin.execute(PaymentRefundCredit(tenant="acme", amount_nano_usd=CENT, reference="out 1"))
+
+
+async def test_a_credit_whose_receipt_the_database_refused_counts_once(
+    plane: Plane, acme: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its receipt is in the log by then, and waits to be written."""
+    command = TenantCredit(tenant="acme", add_nano_usd=3 * CENT, reference="invoice 1")
+    await plane.payment_service()
+
+    async def refuse(*_: object) -> None:
+        raise Unavailable("The disk is full.")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(plane.store, "append_entries", refuse)
+        with pytest.raises(Unavailable, match="disk is full"):
+            await plane.admin.execute(command)
+    again = await plane.admin.execute(command)
+    assert (again.balance_nano_usd, again.repeated) == (3 * CENT, True)
+    assert await plane.store.last_seq() == 1
+
+
+async def test_nothing_is_noted_that_no_receipt_could_be_written_of(
+    plane: Plane, acme: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=CENT))
+    assert plane.journal is not None
+
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(journal_module, "_fdatasync", broken)
+        with pytest.raises(Unavailable):
+            plane.journal.maintain()
+        for reference in ("", "invoice 1"):
+            with pytest.raises(Unavailable):
+                await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=CENT, reference=reference))
+        assert await plane.store.credit_notes(acme.id) == []
+    plane.journal.maintain()
+    change = await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=CENT, reference="invoice 1"))
+    assert (change.balance_nano_usd, change.repeated) == (2 * CENT, False)
+    assert await plane.store.last_seq() == 2
+
+
+async def test_a_removed_tenant_gets_no_credit(plane: Plane, acme: Tenant) -> None:
+    await plane.admin.execute(TenantRemove(tenant="acme"))
+    with pytest.raises(Conflict, match="was removed"):
+        await plane.admin.execute(TenantCredit(tenant=acme.id, add_nano_usd=CENT))
