@@ -149,7 +149,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/gateway/test_prepaid.py",
         "tests/gateway/test_batch_limits.py",
     ),
-    "cli/repeating.py": ("tests/cli/test_payment.py",),
+    "cli/repeating.py": ("tests/cli/test_repeating.py", "tests/cli/test_payment.py"),
     "payment/shop_events.py": ("tests/gateway/test_credit_webhooks.py",),
     "statements/account.py": ("tests/statements/test_statements.py",),
     "statements/making.py": ("tests/statements/test_statements.py", "tests/statements/test_endpoint.py"),
