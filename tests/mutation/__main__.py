@@ -196,7 +196,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "gateway/path/shares.py": ("tests/gateway/test_shedding.py", "tests/gateway/test_fairness.py"),
     "gateway/path/shedding.py": ("tests/gateway/test_shedding.py", "tests/gateway/test_fairness.py"),
     "gateway/path/work_holds.py": ("tests/gateway/test_work_holds.py", "tests/gateway/test_batch_limits.py"),
-    "gateway/path/shared_keeping.py": ("tests/cluster/test_several_books.py", "tests/cluster/test_several_work.py"),
+    "gateway/path/shared_keeping.py": ("tests/cluster/test_shared_keeping.py", "tests/cluster/test_several_books.py"),
     "gateway/path/batch_lines.py": (
         "tests/gateway/test_batch_lines.py",
         "tests/gateway/test_batches.py",
