@@ -13,8 +13,8 @@ from tests.cluster.bookkeeping import make_caller
 from tests.support.entries import make_receipt
 from trustgate.access.budgets import Drawer
 from trustgate.access.quota import Ask
+from trustgate.cluster.holds import Use
 from trustgate.cluster.lasting_work import work_key
-from trustgate.cluster.operations import Use
 from trustgate.cluster.shared_balances import SharedBalanceHold
 from trustgate.errors import RateLimited
 from trustgate.gateway.api.endpoints import Call
@@ -131,7 +131,7 @@ async def test_only_a_caller_with_a_limit_on_parallel_requests_asks_the_books(de
     for caller in (make_caller(plan=limits), make_caller(key=limits)):
         asked = desk.keeping.enter(caller)
         assert not isinstance(asked, SharedEntry)
-        entered = cast(SharedEntry, await asked)
+        entered: Any = await asked
         assert (entered.slot, desk.books.calls.pop()) == ("a slot", ("enter", caller))
 
 
@@ -173,7 +173,7 @@ async def test_a_request_without_a_parallel_request_is_held_too(desk: _Desk, req
     desk.books.answer.set_result("a hold")
     assert await cast(Any, desk.keeping.open(request_of, ASK, None)) == "a hold"
     desk.books.at_once = "another"
-    assert desk.keeping.open(request_of, ASK, None) == "another"
+    assert cast(Any, desk.keeping.open(request_of, ASK, None)) == "another"
     assert {call[-1] for call in desk.books.calls} == {None}
 
 
@@ -276,7 +276,8 @@ async def test_money_is_held_of_an_owner_that_pays_at_the_end(desk: _Desk, price
 @pytest.mark.parametrize("missing", ["work", "caller", "drawer"])
 async def test_nothing_is_held_of_what_has_no_owner_or_is_no_work(desk: _Desk, missing: str) -> None:
     owner = _owner()
-    owner = owner if missing == "work" else owner._replace(**{missing: None})
+    if missing != "work":
+        owner = owner._replace(caller=None) if missing == "caller" else owner._replace(drawer=None)
     assert desk.holds.begin(replace(WORK, work=None) if missing == "work" else WORK, owner) is None
     assert desk.books.calls == []
 

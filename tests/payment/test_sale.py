@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,27 @@ from typing import Any
 import pytest
 
 from tests.support.entries import make_receipt
-from tests.support.shop import AMOUNT, FAILS, LOSES_ANSWER, OFFER, PRICE, SOLANA_OFFER, Shop, order, signed, terms
+from tests.support.shop import (
+    AMOUNT,
+    FAILS,
+    LOSES_ANSWER,
+    OFFER,
+    PRICE,
+    SOLANA_OFFER,
+    UPFRONT,
+    Shop,
+    order,
+    signed,
+    terms,
+)
 from trustgate.errors import ChainError, Conflict, PaymentRequired, Unavailable
 from trustgate.payment import paid_answers, reconciler
 from trustgate.payment.credit import append_credit, payment_members
 from trustgate.payment.interfaces import Settlement
 from trustgate.payment.order import Order, claim_of
 from trustgate.payment.reconciler import Reconciler
-from trustgate.payment.sale import Sale
+from trustgate.payment.sale import Sale, to_its_end
+from trustgate.payment.x402_wire import Presented
 from trustgate.types import Payment
 
 
@@ -111,6 +125,59 @@ async def test_an_answer_is_owed_only_where_its_client_has_left(shop: Shop) -> N
     for number in range(2):
         assert await shop.serve(order(PRICE, paying=signed(AMOUNT)), cost=1) == b"answer", number
     assert len(shop.paper.moved()) == 2
+
+
+async def _headers(shop: Shop, paying: Presented | None) -> list[bytes]:
+    wanted = order(PRICE, paying=paying, terms=terms(offers=(UPFRONT,)) if paying else None)
+    async with await admit(shop, wanted) as sale:
+        names = [name for name, _ in await sale.settle()]
+        shop.receipt(wanted, sale, 1)
+    return names
+
+
+async def test_an_answer_says_that_its_payment_has_settled_the_second_time_too(shop: Shop) -> None:
+    shop.balances.change("tenant_1", PRICE)
+    append_credit(shop.log, "tenant_1", credited_nano_usd=PRICE)
+    assert b"payment-response" not in await _headers(shop, None), "it draws on the balance"
+    assert b"payment-response" in await _headers(shop, signed(AMOUNT, offer=UPFRONT))
+    paying = signed(AMOUNT, offer=UPFRONT)
+    with pytest.raises(ConnectionError):
+        await shop.serve(order(PRICE, paying=paying, terms=terms(offers=(UPFRONT,))), cost=1, dies="before")
+    await shop.cashier.close()
+    assert b"payment-response" in await _headers(shop, paying), "it buys what its credit pays for"
+
+
+async def test_without_a_key_an_answer_is_charged_what_was_paid_the_second_time_too(shop: Shop) -> None:
+    """There is no balance that the rest could be kept on."""
+    paying, value = signed(AMOUNT), 0
+    shop.paper.plan = [LOSES_ANSWER]
+    with pytest.raises(Unavailable):
+        await shop.serve(order(PRICE, paying=paying, is_keyless=True), cost=1)
+    await shop.reconciler.reconcile()
+    for again in (paying, signed(AMOUNT)):
+        assert await shop.serve(order(PRICE, paying=again, is_keyless=True), cost=1) == b"answer"
+        charged = (await shop.receipts())[-1].charged_nano_usd
+        value = value or charged
+        assert charged == value > 1
+    assert shop.balances.balance("tenant_1") == 0
+
+
+async def test_a_failure_behind_a_caller_that_was_cancelled_is_not_one_that_nothing_has_seen() -> None:
+    loop, told = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    over = asyncio.Event()
+
+    async def fail() -> None:
+        await over.wait()
+        raise OSError
+
+    waiting = asyncio.ensure_future(to_its_end(asyncio.ensure_future(fail()), over.set))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    gc.collect()
+    assert told == []
 
 
 async def claimed(shop: Shop, number: int) -> Payment:

@@ -321,7 +321,5 @@ async def to_its_end(task: asyncio.Task[Any], on_cancel: Callable[[], None] = la
         except Exception:  # noqa: BLE001 - told below, once
             break
     if cancelled is not None:
-        if not task.cancelled():
-            task.exception()
         raise cancelled
     return task.result()
