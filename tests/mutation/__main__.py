@@ -145,6 +145,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/cluster/test_several_credits.py",
     ),
     "admin/correcting.py": (
+        "tests/admin/test_correction_sums.py",
         "tests/admin/test_correcting.py",
         "tests/gateway/test_prepaid.py",
         "tests/gateway/test_batch_limits.py",
