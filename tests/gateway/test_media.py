@@ -21,6 +21,7 @@ from tests.gateway.test_path import error_of, only_receipt, opens, receipt_of
 from tests.support.answers import event
 from tests.support.gateway import Gateway
 from tests.support.upstream import CLOSE, Gate, Recorded, Reply, Upstream
+from trustgate.gateway.api import units
 
 SPEECH = secrets.token_bytes(300_000)
 
@@ -202,6 +203,25 @@ def test_a_transcript_costs_the_same_in_every_form(
     assert got.status_code == 200
     receipt = receipt_of(tenant, got)["receipt"]
     assert receipt["cost_nano_usd"] == 300_000
+
+
+_TOLD: dict[str, Any] = {"text": HEARD, "usage": {"type": "duration", "seconds": 9}}
+
+
+@pytest.mark.parametrize("answer", [Reply.json(_TOLD), Reply.sse([event("transcript.text.done", **_TOLD)])])
+def test_seconds_that_are_reported_count_in_a_stream_as_in_whole_answers(
+    tenant: Tenant, scripted: Upstream, priced: str, answer: Reply
+) -> None:
+    """And a model with prices of tokens alone hears nothing for nothing."""
+    by_tokens = f"{tenant.name}/by-tokens"
+    tenant.gateway.cli("passport", "add", by_tokens, "--input-price", "1", "--output-price", "2")
+    told = []
+    for model in (priced, by_tokens):
+        scripted.script(answer)
+        receipt = receipt_of(tenant, transcribe(tenant, model=model, sound=silence(3)))["receipt"]
+        told.append((receipt["audio_ms"], receipt["usage_source"], receipt["cost_nano_usd"]))
+    prompt, completion = units.transcription_tokens(9_000)
+    assert told == [(9_000, "provider", 900_000), (9_000, "estimate", prompt * 1_000 + completion * 2_000)]
 
 
 def test_a_recording_that_tells_no_length_is_estimated(tenant: Tenant, scripted: Upstream, priced: str) -> None:

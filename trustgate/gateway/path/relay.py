@@ -22,6 +22,7 @@ from trustgate.gateway.path.reply import Reply
 from trustgate.models.metering.chunks import FrameKind
 from trustgate.models.metering.events import EventMeter, TranscriptTextMeter
 from trustgate.models.metering.sse import frame_data, frame_parts
+from trustgate.models.pricing import NOT_PRICED
 from trustgate.models.upstream.answer import Answer, EventStream, Frame
 from trustgate.models.upstream.failures import failed_event, stream_error
 from trustgate.types import Usage
@@ -285,21 +286,26 @@ def with_units(usage: Usage, account: Account) -> Usage:
     call = account.request.call
     if call.images and usage.images > call.images:
         usage = msgspec.structs.replace(usage, images=call.images, contradictory=True)
-    if account.request.endpoint.hears and usage.estimated:
+    if account.request.endpoint.hears and (usage.estimated or (usage.audio_ms and not usage.total_tokens)):
         usage = _heard(usage, account)
     return usage if not call.characters else msgspec.structs.replace(usage, characters=call.characters)
 
 
 def _heard(usage: Usage, account: Account) -> Usage:
-    """Returns the usage of a transcript whose server reports neither tokens nor seconds: by the recording's own length.
+    """Returns the usage of a transcript whose server reports no tokens: by its seconds, else by the recording's length.
 
-    The same whatever form the transcript is in. A model with a price a second is not charged by estimated tokens.
+    The same whatever form the transcript is in. A model with a price a second is not charged by estimated tokens; one
+    that has prices of tokens alone is charged by what its seconds come to.
     """
-    body, target = account.request.body, account.target
-    length_ms, is_told = body.recording_ms() if isinstance(body, Upload) else (0, False)
-    audio_ms = length_ms if is_told else usage.audio_ms or length_ms or account.request.call.audio_ms
-    if target is not None and target.passport.prices.audio_second_nano_usd:
-        return Usage(audio_ms=audio_ms, estimated=True)
+    body, prices = account.request.body, NOT_PRICED if account.target is None else account.target.price.prices
+    audio_ms = usage.audio_ms
+    if usage.estimated:
+        length_ms, is_told = body.recording_ms() if isinstance(body, Upload) else (0, False)
+        audio_ms = length_ms if is_told else audio_ms or length_ms or account.request.call.audio_ms
+        if prices.audio_second_nano_usd:
+            return Usage(audio_ms=audio_ms, estimated=True)
+    elif prices.audio_second_nano_usd or not (prices.input_pico_usd or prices.output_pico_usd):
+        return usage
     prompt, completion = units.transcription_tokens(audio_ms)
     return msgspec.structs.replace(
         usage,

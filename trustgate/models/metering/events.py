@@ -184,6 +184,9 @@ class EventMeter(StreamMeter):
     def usage_or_estimate(
         self, prompt_estimate: int, *, prompt_bound: int | None = None, completion_bound: int | None = None
     ) -> Usage:
+        reported = None if self._counts is None else self._counts.usage
+        if reported is not None and reported.audio_ms and not reported.total_tokens:
+            return reported  # a transcript by its seconds: its text is not counted besides
         usage = super().usage_or_estimate(prompt_estimate, prompt_bound=prompt_bound, completion_bound=completion_bound)
         searches = max(usage.searches, self._searches)
         if not self.images and searches == usage.searches:
