@@ -139,7 +139,21 @@ SHAPES: list[tuple[dict[str, object], Usage]] = [
         tokens(1500, 10, 500),
     ),
     ({"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 50}}, tokens(59, 4, 50)),
-    ({**BASIC, "prompt_tokens_details": {"cached_tokens": 50}}, tokens(59, 4, 50, contradictory=True)),
+    # No more is used than the total has, however much was cached by OpenAI's names; by Anthropic's it stands beside.
+    ({**BASIC, "prompt_tokens_details": {"cached_tokens": 50}}, tokens(9, 4, 9, contradictory=True)),
+    ({**BASIC, "cached_tokens": 50, "total_tokens": 30}, tokens(26, 4, 26, contradictory=True)),
+    ({**BASIC, "cached_tokens": 10, "total_tokens": 20}, tokens(16, 4, 10, contradictory=True)),
+    ({**BASIC, "cached_tokens": 50, "total_tokens": 63}, tokens(59, 4, 50)),
+    ({**BASIC, "cached_tokens": 50, "total_tokens": 5}, tokens(9, 4, 9, contradictory=True)),
+    ({"input_tokens": 9, "output_tokens": 4, "cache_read_input_tokens": 50}, tokens(59, 4, 50)),
+    (
+        {"input_tokens": 9, "output_tokens": 4, "total_tokens": 13, "cache_read_input_tokens": 50},
+        tokens(59, 4, 50, contradictory=True),
+    ),
+    (
+        {"input_tokens": 9, "output_tokens": 4, "total_tokens": 30, "cache_read_input_tokens": 50},
+        tokens(26, 4, 26, contradictory=True),
+    ),
     # OpenRouter
     ({**BASIC, "cost": 0.1, "prompt_tokens_details": {"cache_write_tokens": 3}}, tokens(9, 4, cache_write_tokens=3)),
     # reasoning beside the completion: by the total (xAI), or because a part cannot be larger than its sum

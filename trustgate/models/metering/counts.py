@@ -420,10 +420,15 @@ def _beside_prompt(parts: _Parts) -> int:
                 return more
         if parts.total == inner and beside <= parts.prompt:
             return 0
-    if parts.cache_beside or beside > parts.prompt:
-        # A part cannot be larger than its sum, so it stands beside it. Of what is written the details do not tell.
-        return beside if parts.cache_beside or parts.cached <= parts.prompt else parts.cached + parts.written
-    return 0
+    if not parts.cache_beside and beside <= parts.prompt:
+        return 0
+    # A part cannot be larger than its sum, so it stands beside it, as far as the total has room for it: no more is used
+    # than what is reported in all. Where the names say so, a total may leave it out altogether.
+    if parts.total is None or (parts.cache_beside and parts.total == inner):
+        return beside
+    room = max(0, min(beside, parts.total - inner))
+    parts.contradictory = parts.contradictory or room < beside
+    return room
 
 
 def _merged(place: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
