@@ -243,6 +243,7 @@ SCHEMA = {
 }
 NAMED = {"name": "f", "parameters": SCHEMA}
 TOOL_USE = {"type": "tool_use", "id": "t", "name": "docker", "input": {"container": "web", "file_id": "7"}}
+CALLED = {"name": "docker", "arguments": {"container": "web", "file_id": "7"}}
 SHELL = {"type": "exec", "command": ["ls"], "env": {"container": "oci"}}
 TOOL_RESULT = {"type": "tool_result", "tool_use_id": "t", "content": "up"}
 
@@ -269,6 +270,10 @@ TOOL_RESULT = {"type": "tool_result", "tool_use_id": "t", "content": "up"}
                 "max_tokens": 5,
             },
         ),
+        # Some clients write the arguments of a call as an object.
+        (CHAT, {"messages": [*HELLO, {"role": "assistant", "tool_calls": [{"type": "function", "function": CALLED}]}]}),
+        (CHAT, {"messages": [*HELLO, {"role": "assistant", "function_call": CALLED}]}),
+        (RESPONSES, {"input": [{"type": "function_call", "call_id": "c", **CALLED}]}),
         (RESPONSES, {"input": [{"type": "local_shell_call", "call_id": "c", "action": SHELL}]}),
         ("/v1/rerank", {"query": "x", "documents": [{"text": "a", "file_id": "7"}]}),
     ],
@@ -288,6 +293,7 @@ def test_what_the_clients_own_tools_and_texts_name_is_no_upstreams_id(
         {"tools": [{"type": "tool_use", "input": [{"container": "cntr_1"}]}]},
         {"tools": [{"type": "code_interpreter", "name": "x", "container": "cntr_1"}]},
         {"tools": [{"type": "file_search", "name": "x", "vector_store_ids": ["vs_1"]}]},
+        {"arguments": {"container": "cntr_1"}},
         {"name": "x", "type": "tool_use", "input": [{"type": "code_interpreter_call", "container_id": "cntr_1"}]},
         {"tools": [{"type": "shell", "environment": {"skills": [{"type": "skill_reference", "skill_id": "skill_1"}]}}]},
     ],
@@ -399,6 +405,26 @@ def test_a_member_of_options_has_one_reading(tight: Tenant, scripted: Upstream, 
     body = b'{"model":"gpt-4o","messages":[{"role":"user","content":"x"}],"max_tokens":5,"options":%b}' % options
     refused = tight.http.post(CHAT, content=body, headers={"content-type": "application/json"})
     assert (refused.status_code, error_of(refused)["param"]) == (400, "options")
+    assert scripted.requests == []
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (b'{"include_usage":false,"include_usage":true}', "duplicate_parameter"),
+        (b'{"include_usage": true, "include_usage": false}', "duplicate_parameter"),
+        (b'{"x":1,"x":2}', "duplicate_parameter"),
+        (b'{"Include_Usage":true}', "unsupported_parameter"),
+        (b'{"include_usage":true},"stream_options":{}', "duplicate_parameter"),
+    ],
+)
+def test_the_options_of_a_stream_have_one_reading(
+    tenant: Tenant, scripted: Upstream, options: bytes, code: str
+) -> None:
+    body = b'{"model":"gpt-4o","messages":[{"role":"user","content":"x"}],"stream":true,"stream_options":%b}' % options
+    refused = tenant.http.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert (refused.status_code, error_of(refused)["code"]) == (400, code)
+    assert error_of(refused)["param"].startswith("stream_options")
     assert scripted.requests == []
 
 

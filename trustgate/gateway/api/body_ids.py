@@ -100,7 +100,8 @@ def _read_by_upstreams(value: dict[str, Any]) -> list[Any]:
     """
     opaque: list[str] = []
     if isinstance(value.get("name"), str):
-        opaque = ["parameters", "input_schema", "schema"]
+        # Some clients and servers write a call's arguments as an object, not as the text of one.
+        opaque = ["parameters", "input_schema", "schema", "arguments"]
         if value.get("type") in _TOOL_CALLS:
             opaque.append("input")
     elif value.get("type") == "exec":

@@ -459,6 +459,27 @@ def misnamed_inside(members: Members) -> InvalidRequest | None:
     return None
 
 
+#: As nearly all clients write it.
+_USUAL_OPTIONS = frozenset((b'{"include_usage":true}', b'{"include_usage": true}', b"null"))
+
+
+def misnamed_options(raw: msgspec.Raw) -> InvalidRequest | None:
+    """Returns what is wrong with the names in ``stream_options``: one comes twice, or ``include_usage`` is in another
+    spelling. Readers differ in which of them counts, and a stream is charged by what it asks for.
+    """
+    written = bytes(raw)
+    if written in _USUAL_OPTIONS or written[:1] != b"{":
+        return None
+    members = _object(raw)
+    for name in members:
+        if name != "include_usage" and plain(name) == "includeusage":
+            return _alike(f"stream_options.{name}")
+    fault = misnamed(written, members)
+    if fault is not None and fault.param is not None:
+        fault.param = f"stream_options.{fault.param}"
+    return fault
+
+
 def _misnamed_object(raw: msgspec.Raw) -> InvalidRequest | None:
     members = _object(raw)
     for name in members:

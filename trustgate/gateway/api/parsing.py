@@ -21,6 +21,7 @@ from trustgate.gateway.api.members import (
     may_be_misnamed_inside,
     misnamed,
     misnamed_inside,
+    misnamed_options,
 )
 from trustgate.gateway.api.object_ids import Kind, Work
 from trustgate.gateway.api.schemas import (
@@ -497,6 +498,8 @@ def with_members(call: Call, body: bytes, members: Members, wire: frozenset[str]
     fault = misnamed(body, members)
     if fault is None and call.messages and may_be_misnamed_inside(body, call.messages, parts=call.has_parts):
         fault = misnamed_inside(members)
+    if fault is None and (options := members.get("stream_options")) is not None:
+        fault = misnamed_options(options)
     return call if fault is None else msgspec.structs.replace(call, invalid=call.invalid or fault)
 
 
