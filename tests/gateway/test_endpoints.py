@@ -167,7 +167,8 @@ def test_any_json_gives_a_call_or_names_what_is_wrong(members: dict[str, Any]) -
         assert call.invalid is None or call.invalid.param or "JSON object" in call.invalid.message
 
 
-@given(st.binary(max_size=300))
+# Bytes by chance may be an object that an endpoint without required members takes; none ends so.
+@given(st.binary(max_size=300).map(lambda drawn: drawn + b"!"))
 def test_bytes_that_are_no_json_are_refused(body: bytes) -> None:
     for endpoint in (endpoint for endpoint in ENDPOINTS if endpoint.body == "json"):
         with suppress(InvalidRequest):
