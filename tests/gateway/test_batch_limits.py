@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -321,6 +322,66 @@ def test_of_a_batchs_lines_what_failed_costs_nothing_and_what_is_silent_an_estim
     assert 10 < charged["prompt_tokens"] < 100
     assert 150 < charged["completion_tokens"] < 400
     assert (charged["usage_source"], charged["service_tier"]) == ("estimate", "batch")
+
+
+@pytest.mark.parametrize("bad", ["b" * 257, "batch\n1/é", "", None], ids=["long", "control", "empty", "strangers"])
+@pytest.mark.parametrize("kind", ["batch", "message_batch", "response"])
+def test_work_whose_id_cannot_be_kept_is_refused_and_ended(
+    place: Gateway, server: BatchServer, server_upstream: Upstream, sign_up: SignUp, kind: str, bad: str | None
+) -> None:
+    """It could never be charged, and what is held for it would stay held."""
+    tenant = sign_up(place)
+    path = {"batch": "/v1/batches", "message_batch": "/v1/messages/batches", "response": "/v1/responses"}[kind]
+    object_id = f"taken-{kind}-{tenant.name}" if bad is None else bad
+    cancelled: list[str] = []
+
+    def answer(request: Recorded) -> Reply:
+        if request.method == "POST" and request.path.endswith("/cancel"):
+            cancelled.append(request.target)
+        elif request.path == path and request.method == "POST":
+            return Reply.json({"id": object_id, "object": kind, "status": "queued", "output": []})
+        elif path in request.path:
+            return Reply.json({"id": object_id, "object": kind, "status": "in_progress"})
+        return server(request)
+
+    server_upstream.default = answer
+
+    def begin(tenant: Tenant) -> httpx.Response:
+        if kind == "batch":
+            return start(tenant, lines(MODEL, max_tokens=5))
+        if kind == "message_batch":
+            return batch_messages(tenant, message())
+        return tenant.http.post(path, json={"model": MODEL, "input": "x", "background": True})
+
+    if bad is None:
+        assert begin(sign_up(place)).status_code == 200
+    refused = begin(tenant)
+    assert refused.status_code == 502, refused.text
+    assert "whose id cannot be kept" in refused.json()["error"]["message"]
+    assert held(tenant) == 0
+    assert tenant.receipts()[-1]["finish"] == "upstream_error"
+    if bad:
+        wait_until(lambda: cancelled == [f"{path}/{quote(bad, safe='')}/cancel"], "it to be ended upstream")
+    else:
+        assert cancelled == []
+
+
+def test_a_file_whose_id_cannot_be_kept_is_refused(
+    place: Gateway, server_upstream: Upstream, server: BatchServer, sign_up: SignUp
+) -> None:
+    """Nobody could name it again. A response that is at its end is an answer all the same."""
+    tenant = sign_up(place)
+    bad = "x" * 257
+    done = {"id": bad, "object": "response", "status": "completed", "output": [], "usage": _usage(3, 2)}
+
+    def answer(request: Recorded) -> Reply:
+        return Reply.json(file_object(bad) if request.path == "/v1/files" else done)
+
+    server_upstream.default = answer
+    refused = upload(tenant, b"x", "user_data")
+    assert (refused.status_code, error_of(refused)["code"]) == (502, "upstream_error")
+    answered = tenant.http.post("/v1/responses", json={"model": MODEL, "input": "x"})
+    assert (answered.status_code, answered.json()["id"]) == (200, bad)
 
 
 # batches of messages

@@ -14,9 +14,10 @@ from urllib.parse import quote
 
 import msgspec
 
+from trustgate.errors import UpstreamFailed
 from trustgate.gateway.api.batch_files import BatchFile
 from trustgate.gateway.api.endpoints import Call, Endpoint
-from trustgate.gateway.api.object_ids import BATCHES, Kind, ObjectId, ObjectIds
+from trustgate.gateway.api.object_ids import BATCHES, Kind, ObjectId, ObjectIds, is_id
 from trustgate.models.metering.counts import bounded
 from trustgate.models.metering.events import read_object
 from trustgate.models.pricing import BATCH_TIER, PriceTable
@@ -56,11 +57,23 @@ def _decoded(body: bytes, kind: type[T]) -> T:
         return kind()
 
 
+def unkept(kind: Kind) -> UpstreamFailed:
+    """Returns the fault of an upstream whose id of a new object is none that can be kept."""
+    return UpstreamFailed(
+        f"The upstream has made a {kind.replace('_', ' ')} whose id cannot be kept: it has none, more than 256 "
+        "characters, unprintable ones, or another account's. The request is not charged."
+    )
+
+
 class Lasting(Protocol):
     """Who holds what work may still use that goes on after its request has ended."""
 
     def begin(self, handle: ObjectId) -> None:
         """Hold it, from now on."""
+        ...
+
+    def abandon(self, handle: ObjectId, target: Target) -> None:
+        """Have an upstream end work that cannot be looked after."""
         ...
 
     def end(self, handle: ObjectId) -> None:
@@ -114,6 +127,7 @@ class ObjectAccounting:
         if self._endpoint.deletes and self._handle is not None:
             self._handles.forget(self._handle)
             return body, _NOTHING
+        self._check_made(object_id, status, target)
         self.seen(object_id, target)
         if "message_batch" in (self._endpoint.makes, self._endpoint.names):
             body = with_own_address(body)
@@ -124,6 +138,21 @@ class ObjectAccounting:
             self._keep_items(output if isinstance(output, list) else (), target)
         self._answered = answered_lines(body) if self._endpoint.names in BATCHES else 0
         return body, self.settle(object_id, status, usage, target)
+
+    def _check_made(self, object_id: str, status: str, target: Target) -> None:
+        """Raise ``UpstreamFailed`` for an object that its tenant could not name again, or that goes on and would never
+        be charged, since its id cannot be kept. A response that is at its end is an answer all the same.
+        """
+        kind = self._endpoint.makes
+        if kind is None or self._handle is not None:
+            return
+        goes_on = kind in BATCHES or (kind == "response" and status in GOES_ON)
+        made = self._made(kind, object_id, target)
+        if self._handles.can_keep(made) or not (goes_on or (object_id and kind != "response")):
+            return
+        if goes_on and object_id and not is_id(object_id):  # a stranger's is left alone
+            self._lasting.abandon(made, target)
+        raise unkept(kind)
 
     def seen(self, object_id: str, target: Target) -> None:
         """Remember the id that the answer gives out."""

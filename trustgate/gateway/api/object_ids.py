@@ -117,7 +117,7 @@ class ObjectId(msgspec.Struct, frozen=True, array_like=True):
         return self.kind, self.upstream, self.id
 
 
-def _is_id(text: str) -> bool:
+def is_id(text: str) -> bool:
     """Returns whether an upstream's text can be an id: neither a file nor a database keeps every character."""
     return 0 < len(text) <= _ID_MOST and text.isprintable()
 
@@ -201,11 +201,13 @@ class ObjectIds:
         found = self._known.get((handle.tenant, handle.kind), {}).get(handle.id, ())
         return next((each for each in found if each.upstream == handle.upstream), None)
 
+    def can_keep(self, handle: ObjectId) -> bool:
+        """Returns whether ``keep`` remembers it: its id can be one, and is no stranger's."""
+        return is_id(handle.id) and self._owners.get(handle.place, handle.tenant) == handle.tenant
+
     def keep(self, handle: ObjectId) -> None:
         """Remember a new or changed id. A stranger's id is never taken over."""
-        if not _is_id(handle.id):
-            return
-        if self._owners.get(handle.place, handle.tenant) != handle.tenant:
+        if not self.can_keep(handle):
             return
         if handle in self._known.get((handle.tenant, handle.kind), {}).get(handle.id, ()):
             return
@@ -319,7 +321,7 @@ class ObjectIds:
             return False
         lines = data.split(b"\n")
         for handle in _handles(lines):
-            if not _is_id(handle.id):
+            if not is_id(handle.id):
                 continue  # of a version that kept it
             if handle.alive:
                 self._put(handle)

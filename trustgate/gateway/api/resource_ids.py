@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from trustgate.gateway.api.object_accounting import ObjectAccounting
+from trustgate.gateway.api.object_accounting import ObjectAccounting, unkept
 from trustgate.gateway.api.object_ids import Kind
 from trustgate.models.metering.events import read_object
 from trustgate.models.metering.lenient import dict_of, read_json
@@ -38,7 +38,10 @@ class ResourceIds(ObjectAccounting):
             # What it is run with from now on.
             self._handles.keep(msgspec.structs.replace(handle, model=model, upstream_model=target.model))
         if endpoint.makes is not None:
-            self._keep(endpoint.makes, read_object(body)[0], target)
+            object_id = read_object(body)[0]
+            if object_id and not self._handles.can_keep(self._made(endpoint.makes, object_id, target)):
+                raise unkept(endpoint.makes)
+            self._keep(endpoint.makes, object_id, target)
         for path, kind in endpoint.learns:
             value: Any = read_json(body)
             for name in path.split("."):

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from urllib.parse import quote
 
 from trustgate import __version__
 from trustgate.access.budgets import Drawer
@@ -83,6 +84,7 @@ class BackgroundWork:
         self._payment_step = payment_step
         self._upstream = upstream
         self._soon = asyncio.Event()
+        self._cancelling: set[asyncio.Task[None]] = set()
         if holds.begins_anew:
             self._hold_all()
 
@@ -112,6 +114,20 @@ class BackgroundWork:
 
     def look_soon(self) -> None:
         self._soon.set()
+
+    def abandon(self, handle: ObjectId, target: Target) -> None:
+        """Have the upstream end what cannot be looked after; where it does not, nobody is charged for it."""
+        task = asyncio.create_task(self._cancel(handle, target))
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
+
+    async def _cancel(self, handle: ObjectId, target: Target) -> None:
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                answer = await self._fetch(target, f"{_path_of(handle)}/cancel", method="POST")
+                await answer.close()
+        except (TrustGateError, TimeoutError) as error:
+            _logger.warning("a %s whose id cannot be kept goes on upstream: %s", handle.kind, error)
 
     # looking
 
@@ -231,7 +247,7 @@ class BackgroundWork:
         if handle.kind == "message_batch":
             files = [f"{_path_of(handle)}/results"]
         else:
-            files = [f"/files/{file_id}/content" for file_id in result_files(body)]
+            files = [f"/files/{quote(file_id, safe='', errors='replace')}/content" for file_id in result_files(body)]
         for path in files:
             try:
                 answer = await self._fetch(target, path)
@@ -251,11 +267,11 @@ class BackgroundWork:
         await answer.close()
         return answer.body
 
-    async def _fetch(self, target: Target, path: str, *, is_document: bool = False) -> Answer:
+    async def _fetch(self, target: Target, path: str, *, method: str = "GET", is_document: bool = False) -> Answer:
         headers = [("accept-encoding", "identity"), ("user-agent", f"trustgate/{__version__}")]
         is_anthropic = path.startswith("/messages/")
         asked = Outgoing(
-            method="GET",
+            method=method,
             path=path,
             headers=[*headers, ("anthropic-version", ANTHROPIC_VERSION)] if is_anthropic else headers,
             anthropic=is_anthropic,
@@ -275,4 +291,4 @@ _NOT_FOUND = 404
 
 
 def _path_of(handle: ObjectId) -> str:
-    return f"/{_FOLDER[handle.kind]}/{handle.id}"
+    return f"/{_FOLDER[handle.kind]}/{quote(handle.id, safe='', errors='replace')}"
