@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import GatewayFactory
+from tests.support.disks import tiny_disk
 from tests.support.gateway import Gateway
 from tests.support.processes import PATIENCE_S, clean_environment
 from trustgate import __version__
@@ -99,6 +100,23 @@ def test_a_home_that_cannot_be_made(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert b"cannot be created" in result.stderr
     assert b"--home" in result.stderr
+
+
+def test_a_home_on_a_disk_for_reading_alone_is_told_with_its_reason(tmp_path: Path) -> None:
+    with tiny_disk(tmp_path / "disk", 2**20, ",ro") as disk:
+        for command in (("tenant", "list"), ("serve", "--port", "0")):
+            result = _run("--home", str(disk), *command)
+            assert result.returncode == 1
+            assert result.stderr.startswith(f"Error: The home folder {disk} is on a disk that is".encode())
+        assert b"is on a disk that is mounted read-only" in _run("--home", str(disk), "doctor").stdout
+
+
+def test_a_long_home_needs_a_folder_for_its_socket(tmp_path: Path) -> None:
+    home = tmp_path / ("x" * 120)
+    result = _run("--home", str(home), "tenant", "add", "acme", XDG_RUNTIME_DIR="/dev/null")
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"Error: The folder /dev/null/trustgate-")
+    assert b"cannot be created: Not a directory." in result.stderr
 
 
 def test_the_home_can_come_from_the_environment(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ from trustgate.cli.context import Session, open_here, remote_admin, socket_answe
 from trustgate.cli.version import versions
 from trustgate.errors import TrustGateError
 from trustgate.net.addresses import is_loopback
-from trustgate.settings import BUILTIN_SCHEME, RemoteServer, Settings, remote_server
+from trustgate.settings import BUILTIN_SCHEME, RemoteServer, Settings, is_read_only, remote_server
 from trustgate.types import Passport
 
 R = TypeVar("R")
@@ -99,6 +99,8 @@ def _home(settings: Settings) -> Finding:
         return fail("home", f"{home} cannot be read: {error.strerror}", "Choose another folder with --home.")
     if not stat.S_ISDIR(mode):
         return fail("home", f"{home} is not a folder", "Choose another one with --home.")
+    if is_read_only(home):
+        return fail("home", f"{home} is on a disk that is mounted read-only", "Mount it for writing.")
     if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
         return fail("home", f"{home} cannot be written by this user", f"See who owns it: ls -ld {home}")
     if mode & 0o022:

@@ -20,7 +20,7 @@ from trustgate.settings.environment import (
     secret_variable_set,
     spare_this_machine_from_proxies,
 )
-from trustgate.settings.record import PostgresAddress, Settings
+from trustgate.settings.record import PostgresAddress, Settings, is_read_only
 from trustgate.settings.sections import (
     AdminSettings,
     AnchorSettings,
@@ -83,6 +83,7 @@ __all__ = [
     "describe_sections",
     "duration_s",
     "find_home",
+    "is_read_only",
     "load_settings",
     "read_headers_file",
     "read_headers_variable",

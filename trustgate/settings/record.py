@@ -208,14 +208,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 hint="Choose another folder with --home or TRUSTGATE_HOME, or correct its permissions.",
             ) from None
         if not os.access(self.home, os.W_OK | os.X_OK):
+            if is_read_only(self.home):
+                raise HomeUnusable(
+                    f"The home folder {self.home} is on a disk that is mounted read-only.",
+                    hint="Mount it for writing (a container's volume without :ro), or choose another folder with --home. A "
+                    "disk with errors becomes read-only, too: see the system's log.",
+                )
             raise HomeUnusable(
                 f"The home folder {self.home} cannot be written by this user.",
                 hint=f"Run as its owner, or choose another folder with --home. See who owns it: ls -ld {self.home}",
             )
-        if self.worker:
-            self.worker_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            if self.worker:
+                self.worker_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.socket.parent != self.home:
+                self.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise HomeUnusable(
+                f"The folder {error.filename} cannot be created: {error.strerror}.",
+                hint=f"Correct its permissions, or choose a --home with a shorter path than {self.home}, which has the "
+                "admin socket itself.",
+            ) from None
         if self.socket.parent != self.home:
-            self.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.check_socket_folder()
 
     def check_socket_folder(self) -> None:
@@ -304,3 +318,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if passport.base_url is None or passport.base_url.rstrip("/") == self.upstream.url.rstrip("/"):
             return self.upstream_key()
         return None
+
+
+def is_read_only(folder: Path) -> bool:
+    """Returns whether a folder is on a disk that is mounted for reading alone."""
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
