@@ -211,8 +211,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             if is_read_only(self.home):
                 raise HomeUnusable(
                     f"The home folder {self.home} is on a disk that is mounted read-only.",
-                    hint="Mount it for writing (a container's volume without :ro), or choose another folder with --home. A "
-                    "disk with errors becomes read-only, too: see the system's log.",
+                    hint="Mount it for writing (a container's volume without :ro), or choose another --home. "
+                    "A disk with errors becomes read-only, too: see the system's log.",
                 )
             raise HomeUnusable(
                 f"The home folder {self.home} cannot be written by this user.",
