@@ -70,8 +70,8 @@ async def payment_set(context: AdminContext, command: PaymentSet) -> TermsDetail
         name = shlex.quote(tenant.name)
         raise InvalidRequest(
             "No network is set for this tenant's payments.",
-            hint=f"trustgate payment set {name} --network solana-devnet --pay-to ADDRESS; or, to let it draw on credit "
-            f"that you add: trustgate payment set {name} --mode prepaid",
+            hint=f"Name one: trustgate payment set {name} --network solana-devnet --pay-to ADDRESS; or, to let it "
+            f"draw on credit that you add: trustgate payment set {name} --mode prepaid",
             param="network",
             code="no_network",
         )

@@ -67,8 +67,8 @@ def price_findings(directory: Directory, catalog: Catalog, plan: str | None = No
         PaymentFinding(
             status="warn",
             message=f"without a price, so refused where spending is limited (plan {whose}): {shown}",
-            hint="trustgate passport set MODEL --input-price USD --output-price USD (or --free), "
-            f"or: trustgate plan set {shlex.quote(refusing[0])} --unpriced-models allow",
+            hint="Give it a price: trustgate passport set MODEL --input-price USD --output-price USD (or --free), "
+            f"or let it pass: trustgate plan set {shlex.quote(refusing[0])} --unpriced-models allow",
         ),
     )
 

@@ -220,7 +220,7 @@ def alias(
     if wanted.count(True) != 1 or (name is None) != (slug is None):
         raise InvalidRequest(
             "NAME and SLUG, --list or --remove is missing.",
-            hint="trustgate passport alias NAME SLUG, or --list, or --remove NAME",
+            hint="trustgate passport alias --help",
         )
     if all_:
         _list_aliases(context, json)

@@ -46,7 +46,7 @@ def columns(caption: str, bars: Sequence[Bar]) -> Html:
         if at % every == 0:
             # The first one would begin outside of the picture.
             x, anchor = (left + step / 2, "middle") if at else (left, "start")
-            drawn.append(_text(x, _HEIGHT - 8, bar.name, anchor=anchor))
+            drawn.append(_text(x, _HEIGHT - 8, bar.name, anchor=anchor, is_second=at // every % 2 == 1))
     return _figure(caption, _HEIGHT, drawn, "over-time")
 
 
@@ -81,8 +81,10 @@ def _bar(bar: Bar, x: float, y: float, width: float, height: float) -> Html:
     return tag("rect", {**place, "class": f"bar {bar.mood}".strip()}, name)
 
 
-def _text(x: float, y: float, text: str, anchor: str | None = None) -> Html:
-    return tag("text", {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor}, text)
+def _text(x: float, y: float, text: str, anchor: str | None = None, *, is_second: bool = False) -> Html:
+    """``is_second``: every other label, which is left out where there is little room."""
+    place = {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor}
+    return tag("text", {**place, "class": "second" if is_second else None}, text)
 
 
 def _line(x1: float, y1: float, x2: float, y2: float) -> Html:
