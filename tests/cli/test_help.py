@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from trustgate.cli import run
@@ -60,3 +63,18 @@ def test_a_name_that_is_alike_is_named() -> None:
     assert did_you_mean("initech", ["acme", "globex"], "trustgate tenant list") == "trustgate tenant list"
     # Looking through very many would hold up the server.
     assert did_you_mean("acem", ["acme"] * 1_001, "trustgate tenant list") == "trustgate tenant list"
+
+
+@pytest.mark.parametrize("flag", ["--to", "--from"])
+def test_a_move_without_the_driver_names_what_to_install(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("trustgate.store.postgres.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    monkeypatch.delenv("TRUSTGATE_STORE_URL", raising=False)
+    code = run(["--home", str(tmp_path / "home"), "migrate", flag, "postgresql://user@127.0.0.1/name"])
+    said, tried = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert said == "Error: A database on Postgres wants asyncpg. It is the extra postgres."
+    assert "pip install" in tried

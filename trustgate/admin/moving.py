@@ -27,7 +27,7 @@ from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
 from trustgate.receipts.tree import Tree
 from trustgate.settings import PostgresAddress, Settings
-from trustgate.store import Store, hold_database
+from trustgate.store import Store, hold_database, postgres_store
 
 if TYPE_CHECKING:
     from trustgate.store.duckdb import DuckDBStore
@@ -57,11 +57,10 @@ async def move_to_postgres(settings: Settings, address: PostgresAddress, report:
     """
     from trustgate.store.duckdb import DuckDBStore
     from trustgate.store.engine import MOVED
-    from trustgate.store.postgres.store import PostgresStore
 
     path = settings.database
     kept = path.with_name(path.name + MOVED)
-    target = await PostgresStore.open(address, settings.home, moving=True)
+    target = await postgres_store().open(address, settings.home, moving=True)
     try:
         if path.exists():
             source = await DuckDBStore.open(path)
@@ -93,11 +92,10 @@ async def move_to_postgres(settings: Settings, address: PostgresAddress, report:
 async def move_from_postgres(settings: Settings, address: PostgresAddress, report: Report) -> MovedDatabase:
     """Move the database from Postgres into a file in the home. Raises as ``move_to_postgres``."""
     from trustgate.store.duckdb import DuckDBStore
-    from trustgate.store.postgres.store import PostgresStore
 
     path = settings.database
     new = path.with_name(path.name + ".moving")
-    source = await PostgresStore.open(address, settings.home, moving=True)
+    source = await postgres_store().open(address, settings.home, moving=True)
     try:
         await source.check_departure(str(path))
         if not source.has_departed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trustgate.errors import ExtraMissing, HomeUnusable
 from trustgate.settings import PostgresAddress
@@ -36,6 +37,9 @@ from trustgate.store.queries import (
     WindowUsage,
 )
 
+if TYPE_CHECKING:
+    from trustgate.store.postgres.store import PostgresStore
+
 __all__ = [
     "ArchiveFile",
     "ArchiveProblem",
@@ -64,6 +68,7 @@ __all__ = [
     "WindowUsage",
     "hold_database",
     "open_store",
+    "postgres_store",
 ]
 
 
@@ -97,13 +102,7 @@ async def open_store(
     ``store_unreachable``.
     """
     if postgres is not None:
-        try:
-            from trustgate.store.postgres.store import PostgresStore
-        except ModuleNotFoundError as error:
-            if error.name != "asyncpg":
-                raise
-            raise ExtraMissing.of("A database on Postgres wants asyncpg.", "postgres", "asyncpg>=0.30,<0.33") from error
-        return await PostgresStore.open(
+        return await postgres_store().open(
             postgres, mark_folder or path.parent, file=path, accept_loss=accept_loss, several=several
         )
     if not accept_loss:
@@ -111,6 +110,17 @@ async def open_store(
     from trustgate.store.duckdb import DuckDBStore  # loading DuckDB takes 0.2 s
 
     return await DuckDBStore.open(path, accept_loss=accept_loss, is_copy=is_copy)
+
+
+def postgres_store() -> type[PostgresStore]:
+    """Returns the store on Postgres. Raises ``ExtraMissing`` without its driver."""
+    try:
+        from trustgate.store.postgres.store import PostgresStore
+    except ModuleNotFoundError as error:
+        if error.name != "asyncpg":
+            raise
+        raise ExtraMissing.of("A database on Postgres wants asyncpg.", "postgres", "asyncpg>=0.30,<0.33") from error
+    return PostgresStore
 
 
 def _check_not_on_postgres(path: Path) -> None:
