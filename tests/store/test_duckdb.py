@@ -579,7 +579,7 @@ async def test_nothing_acknowledged_is_lost_to_kill_9(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file_mib", "limit_mib"),
-    [(None, 32), (0, 32), (48, 48), (500, 64), (1_024, 64), (2_048, 128), (8_192, 512), (100_000, 512)],
+    [(None, 16), (0, 16), (24, 24), (48, 48), (500, 64), (1_024, 64), (2_048, 128), (8_192, 512), (100_000, 512)],
 )
 def test_memory_goes_with_the_size_of_the_file(tmp_path: Path, file_mib: int | None, limit_mib: int) -> None:
     path = tmp_path / "database"

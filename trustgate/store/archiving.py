@@ -27,7 +27,7 @@ from trustgate.errors import HomeUnusable, StoreDamaged
 from trustgate.formats.durable import sync
 from trustgate.ids import now_us
 from trustgate.store.archives import Archives, quoted
-from trustgate.store.faults import is_out_of_memory
+from trustgate.store.faults import is_fatal, is_out_of_memory
 from trustgate.store.queries import ArchiveFile
 from trustgate.store.rows import BILLED, IS_COUNTED
 from trustgate.store.sql import in_transaction
@@ -93,7 +93,7 @@ def archive_next(
             return _archive(connection, archives, store_id, first, last, folder, about)
         except duckdb.Error as error:
             tiles = (last - first + 1) // TILE_RECEIPTS
-            if tiles < 2 or isinstance(error, duckdb.FatalException) or not is_out_of_memory(error):
+            if tiles < 2 or is_fatal(error) or not is_out_of_memory(error):
                 raise
             # Fewer fit into the database's memory where they are long, or each of another tenant, key and end user.
             last = first - 1 + tiles // 2 * TILE_RECEIPTS

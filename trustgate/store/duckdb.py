@@ -25,6 +25,7 @@ from trustgate.store.engine import Engine
 from trustgate.store.entries import (
     load_identity,
 )
+from trustgate.store.faults import is_fatal
 from trustgate.store.fitting import fitting
 from trustgate.store.moving import take_identity
 from trustgate.store.queries import (
@@ -188,7 +189,7 @@ class DuckDBStore(Verbs[duckdb.DuckDBPyConnection]):
             in_transaction(connection, lambda connection: apply_change(connection, change, False))
         except BaseException as error:
             self._change_in_doubt = True
-            if not isinstance(error, duckdb.FatalException):
+            if not is_fatal(error):
                 self._settle_change(connection)
             raise
         self._write_mark(change.number, self._payments)
@@ -225,12 +226,13 @@ class DuckDBStore(Verbs[duckdb.DuckDBPyConnection]):
         for expected, entry in enumerate(entries, start=self._last_seq + 1):
             if entry.seq != expected:
                 raise TrustGateError(f"Entry {entry.seq} does not continue the log: {expected} is next.")
+        self._database.close_row_group(len(entries))
         try:
             if commit_entries(connection, entries, tiles, fatal=(duckdb.FatalException, duckdb.IOException)):
                 self._aside = load_aside(connection)
-        except duckdb.FatalException:
-            # When the checkpoint that a commit set off runs out of space, the instance dies, the commit being durable.
-            self._in_doubt = True
+        except duckdb.Error as error:
+            # The checkpoint that a commit set off has run out of space: the commit may be durable.
+            self._in_doubt = is_fatal(error)
             raise
         if entries:
             self._last_seq = entries[-1].seq

@@ -5,8 +5,8 @@ the work is, is ``store.duckdb``'s; what a failure means, ``store.faults``'s; th
 
 Traps this file is built around (DuckDB 2.0.0, measured): nothing here opens the database file, which would lose
 DuckDB's own lock on it. A commit on a full disk fails and can be tried again; a checkpoint on a full disk kills the
-instance, *after* the commit it ran in became durable: close, connect again, look. A database file that is missing
-beside its write-ahead log is created empty and the log deleted without a word: refuse.
+database, whether or not the commit it ran in became durable: close, connect again, look. A database file that is
+missing beside its write-ahead log is created empty and the log deleted without a word: refuse.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trustgate.errors import HomeUnusable, StoreDamaged, TrustGateError
 from trustgate.formats.durable import sync
 from trustgate.ids import now_us
 from trustgate.store.archives import FOLDER, quoted
-from trustgate.store.faults import is_out_of_memory, open_failure, translate
+from trustgate.store.faults import is_fatal, is_out_of_memory, open_failure, translate
 from trustgate.store.files import beside, size_of, unusable
 from trustgate.store.locking import lock_database
 from trustgate.store.migrations import migrate
@@ -39,20 +39,27 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: Rows of a row group, in which DuckDB writes a table and reads it again. Each checkpoint begins another one, and
+#: merges those before it as far as that makes fewer of them. With DuckDB's own 122,880 each receipt was written several
+#: times, half of the writer's CPU under unbroken load. Sums over a million receipts cost a tenth more with this.
+ROW_GROUP_ROWS = 16_384
 #: DuckDB checkpoints inside a commit when the write-ahead log is so large, which makes that commit wait up to half a
-#: second. What no checkpoint has written yet is in memory: it must not be much larger.
-#: The writer does it earlier, when it has had nothing to do for a while, so that it happens under unbroken load alone.
-CHECKPOINT_THRESHOLD = "8MB"
+#: second. What no checkpoint has written yet is in memory: it must not be much larger. Of receipts there is a
+#: checkpoint before that, where batches have filled a row group (``Engine.close_row_group``): of some 7 MB.
+CHECKPOINT_THRESHOLD = "16MB"
+#: The writer checkpoints earlier, when it has had nothing to do for a while.
 IDLE_S = 1.0
 IDLE_CHECKPOINT_BYTES = 2 * 1024 * 1024
 #: What DuckDB may hold of the file and for its work: as much as a small file, a part of a large one, within bounds.
-#: More makes nothing quicker, and a busy server's memory grows until it has used that up; but what its work takes grows
-#: with the file, too (of ten million receipts, 2.4 GB, it is between 32 and 48 MB for a start; sums of 106,000 groups
-#: take 32 MB, of 350,000 they take 64).
-MEMORY_LEAST_BYTES = 32 * 1024 * 1024
+#: More makes nothing quicker, and a busy server's memory grows until it has used that up: to write a row group 16 MB
+#: are enough. But what its work takes grows with the file, too (of ten million receipts, 2.4 GB, it is between 32 and
+#: 48 MB for a start; sums of 106,000 groups take 32 MB, of 350,000 they take 64).
+MEMORY_LEAST_BYTES = 16 * 1024 * 1024
 MEMORY_WHOLE_BYTES = 64 * 1024 * 1024
 MEMORY_MOST_BYTES = 512 * 1024 * 1024
 MEMORY_PART = 16
+#: What the database is called in SQL.
+_CATALOG = "trustgate"
 #: A checkpoint writes what the log holds into the file before it deletes the log; it must not run out of space.
 CHECKPOINT_HEADROOM_BYTES = 64 * 1024 * 1024
 
@@ -69,6 +76,8 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
         #: What it was opened with (``memory_limit_bytes``), and the least it is opened with from now on.
         self._limit_bytes = memory_limit_bytes(path)
         self._least_bytes = 0
+        #: Rows of receipts that were added since the last checkpoint.
+        self._added = 0
         #: Folders that the database may write archive files to, besides those that it knows.
         self._allowed: set[Path] = {path.parent / FOLDER}
         super().__init__("trustgate-store")
@@ -129,13 +138,22 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
 
     # On the writer thread from here on.
 
+    def close_row_group(self, rows: int) -> None:
+        """Write the log into the file unless the receipts since the last time and ``rows`` more fit a row group.
+
+        Called as receipts are about to be added, within ``run``. So row groups are nearly full and none is merged.
+        """
+        if self._added + rows > ROW_GROUP_ROWS:
+            self._write_log()
+        self._added += rows
+
     def _attempt(
         self, work: Callable[Concatenate[duckdb.DuckDBPyConnection, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
         try:
             return self._once(work, *args, **kwargs)
         except duckdb.Error as error:
-            if isinstance(error, duckdb.FatalException) or not (is_out_of_memory(error) and self._take_more()):
+            if is_fatal(error) or not (is_out_of_memory(error) and self._take_more()):
                 raise translate(error) from error
             # The transaction was rolled back: nothing is done twice.
             logger.info("The database is opened anew with more memory: %s", str(error).partition("\n")[0])
@@ -152,11 +170,12 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
             self._connection = self._open()
         try:
             return work(self._connection, *args, **kwargs)
-        except duckdb.FatalException as error:
-            logger.error("The database failed and is being opened again: %s", error)
-            if is_out_of_memory(error):
-                self._take_more()
-            self._drop_connection()
+        except duckdb.Error as error:
+            if is_fatal(error):
+                logger.error("The database failed and is being opened again: %s", error)
+                if is_out_of_memory(error):
+                    self._take_more()
+                self._drop_connection()
             raise
 
     def _take_more(self) -> bool:
@@ -169,6 +188,7 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
         return max(memory_limit_bytes(self.path), self._least_bytes)
 
     def _open(self) -> duckdb.DuckDBPyConnection:
+        self._added = 0
         self._limit_bytes = self._next_limit_bytes()
         return _connect(self.path, self._allowed, limit_bytes=self._limit_bytes)
 
@@ -190,7 +210,8 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
 
         The limit of its memory is set as it is opened. It is opened anew at once: nothing waits for it now.
         """
-        self._write_log()
+        if self.wal_bytes >= IDLE_CHECKPOINT_BYTES:
+            self._write_log()
         if self._connection is not None and self._next_limit_bytes() >= 2 * self._limit_bytes:
             self._drop_connection()
             try:
@@ -199,16 +220,18 @@ class Engine(Worker[duckdb.DuckDBPyConnection]):
                 logger.warning("The database could not be opened anew: %s", error.message)
 
     def _write_log(self) -> None:
-        wal_bytes = self.wal_bytes
-        if self._connection is None or wal_bytes < IDLE_CHECKPOINT_BYTES:
+        """Write the log into the file, where the disk has room for that."""
+        if self._connection is None:
             return
+        wal_bytes = self.wal_bytes
         if shutil.disk_usage(self.path.parent).free < 2 * wal_bytes + CHECKPOINT_HEADROOM_BYTES:
             return
         try:
             self._connection.execute("CHECKPOINT")
+            self._added = 0
         except duckdb.Error as error:
             logger.warning("The database could not be checkpointed: %s", error)
-            if (is_out_of_memory(error) and self._take_more()) or isinstance(error, duckdb.FatalException):
+            if (is_out_of_memory(error) and self._take_more()) or is_fatal(error):
                 self._drop_connection()
 
 
@@ -314,26 +337,30 @@ def _connect(
 
 
 def _connect_within(path: Path, allowed: Collection[Path], limit_bytes: int) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "memory_limit": f"{limit_bytes}B",
+            "threads": 2,
+            # DuckDB starts eight by default, for files read over a network; there are none here.
+            "async_threads": 1,
+            # A checkpoint frees tens of megabytes; without these threads they return to the system at a later one.
+            "allocator_background_threads": True,
+            "temp_directory": str(beside(path, ".tmp")),
+            "checkpoint_threshold": CHECKPOINT_THRESHOLD,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "allow_community_extensions": False,
+            "allow_persistent_secrets": False,
+            "python_enable_replacements": False,
+        },
+    )
     try:
-        connection = duckdb.connect(
-            path,
-            config={
-                "memory_limit": f"{limit_bytes}B",
-                "threads": 2,
-                # DuckDB starts eight by default, for files read over a network; there are none here.
-                "async_threads": 1,
-                # A checkpoint frees tens of megabytes; without these threads they return to the system at a later one.
-                "allocator_background_threads": True,
-                "temp_directory": str(beside(path, ".tmp")),
-                "checkpoint_threshold": CHECKPOINT_THRESHOLD,
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-                "allow_community_extensions": False,
-                "allow_persistent_secrets": False,
-                "python_enable_replacements": False,
-            },
-        )
+        # Attached, which alone can set the size of row groups; those that a file has stay as they are.
+        connection.execute(f"ATTACH {quoted(path)} AS {_CATALOG} (ROW_GROUP_SIZE {ROW_GROUP_ROWS})")
+        connection.execute(f"USE {_CATALOG}")
     except duckdb.Error as error:
+        connection.close()
         raise open_failure(path, error) from error
     try:
         # Refused inside ``config``, because the two switch off the setting of the temporary folder.

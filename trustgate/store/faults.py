@@ -57,6 +57,11 @@ def _is_full(text: str) -> bool:
     return "No space left" in text or "Disk quota exceeded" in text or "max_temp_directory_size" in text
 
 
+def is_fatal(error: BaseException) -> bool:
+    """Returns whether the database can do nothing more until it is opened anew: where a checkpoint failed."""
+    return isinstance(error, duckdb.FatalException) or "has been invalidated" in str(error)
+
+
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Returns whether a limit of memory is why DuckDB failed: in a commit, or in the reading of a log, it fails as a
     transaction does, with this advice in the text.
