@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.support.shop import AMOUNT, FAILS, LOSES_ANSWER, PRICE, UPFRONT, Shop, order, signed, terms
-from trustgate.errors import PaymentRequired, Unavailable
+from trustgate.errors import Conflict, PaymentRequired, Unavailable
+from trustgate.payment import cashier
 from trustgate.payment.cashier import Cashier
 from trustgate.payment.sale import Sale
 from trustgate.payment.x402_wire import Presented
@@ -160,3 +161,44 @@ async def test_an_answer_that_was_paid_for_outlives_the_process(tmp_path: Path) 
     assert await again.serve(wanted, cost=1) == b"again: answer"
     await again.check_books()
     await again.close()
+
+
+async def test_a_payment_that_the_database_did_not_take_is_taken_later(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: Payment) -> Payment:
+        raise Unavailable("The disk is full.")
+
+    paying = signed(AMOUNT)
+    with monkeypatch.context() as failing:
+        failing.setattr(shop.cashier.ledger, "claim", refuse)
+        with pytest.raises(Unavailable, match="disk is full"):
+            await shop.cashier.admit(order(PRICE, paying=paying))
+    assert shop.paper.verified == 0
+    assert await shop.serve(order(PRICE, paying=paying), cost=PRICE) == b"answer"
+
+
+async def test_what_was_used_for_another_request_is_not_worth_another_try(shop: Shop) -> None:
+    paying = signed(AMOUNT)
+    await shop.serve(order(PRICE, body=b"1", paying=paying), cost=PRICE)
+    with pytest.raises(Conflict, match="used for another request") as refused:
+        await shop.cashier.admit(order(PRICE, body=b"2", paying=paying))
+    assert (refused.value.code, refused.value.headers["x-should-retry"]) == ("payment_already_used", "false")
+
+
+async def test_what_is_behind_for_too_long_ends_with_the_gateway(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cashier, "_BEHIND_S", 0.0)
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    shop.cashier.behind(wait())
+    async with asyncio.timeout(20):
+        await began.wait()
+        await shop.cashier.close()
+    assert ended.is_set()
