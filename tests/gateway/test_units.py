@@ -59,8 +59,8 @@ def poor(priced: Gateway, scripted: Upstream, sign_up: SignUp) -> Tenant:
     return sign_up(priced, "--plan", "half-a-cent")
 
 
-def transcribe(tenant: Tenant, sound: bytes, *, chunked: bool = False) -> httpx.Response:
-    form: dict[str, Any] = {"data": {"model": "heard"}, "files": {"file": ("a.wav", sound)}}
+def transcribe(tenant: Tenant, sound: bytes, model: str = "heard", *, chunked: bool = False) -> httpx.Response:
+    form: dict[str, Any] = {"data": {"model": model}, "files": {"file": ("a.wav", sound)}}
     if not chunked:
         return tenant.http.post("/v1/audio/transcriptions", **form)
     request = tenant.http.build_request("POST", "/v1/audio/transcriptions", **form)
@@ -70,8 +70,8 @@ def transcribe(tenant: Tenant, sound: bytes, *, chunked: bool = False) -> httpx.
     return tenant.http.post("/v1/audio/transcriptions", content=pieces, headers=headers)
 
 
-def speak(tenant: Tenant, characters: int) -> httpx.Response:
-    return tenant.http.post("/v1/audio/speech", json={"model": "spoken", "input": "x" * characters, "voice": "alloy"})
+def speak(tenant: Tenant, characters: int, model: str = "spoken") -> httpx.Response:
+    return tenant.http.post("/v1/audio/speech", json={"model": model, "input": "x" * characters, "voice": "alloy"})
 
 
 def draw(tenant: Tenant, images: int, model: str = "drawn", **members: Any) -> httpx.Response:
@@ -128,6 +128,54 @@ def test_what_cannot_cost_too_much_is_served(
 ) -> None:
     scripted.script(Reply.json(answer))
     assert ask(poor).status_code == 200
+
+
+AN_IMAGE = Reply.json({"data": [{"url": "x"}]})
+SOUND = Reply.body(b"ID3 and so on", content_type="audio/mpeg")
+TOKENS = Reply.json({"text": "x", "usage": {"type": "tokens", "input_tokens": 14, "output_tokens": 5}})
+
+
+@pytest.mark.parametrize(
+    ("prices", "ask", "answer", "cost"),
+    [
+        # OpenAI's speech models are priced by tokens, and answer without usage: 900 characters are a minute.
+        (("--input-price", "1", "--audio-output-price", "12"), speak, SOUND, 171_000 + 1_250 * 12_000),
+        (("--audio-second-price", "0.00025"), speak, SOUND, 60 * 250_000),
+        (("--character-price", "15", "--output-price", "10"), speak, SOUND, 900 * 15_000),
+        (("--output-price", "10"), draw, AN_IMAGE, 1_584 * 10_000),
+        (("--image-price", "0.04", "--output-price", "10"), draw, AN_IMAGE, 40_000_000),
+        (("--audio-second-price", "0.0001"), transcribe, TOKENS, 300_000),
+    ],
+)
+def test_what_an_answer_does_not_report_in_the_unit_of_its_price_is_estimated_in_it(
+    priced: Gateway,
+    scripted: Upstream,
+    sign_up: SignUp,
+    prices: tuple[str, ...],
+    ask: Callable[..., httpx.Response],
+    answer: Reply,
+    cost: int,
+    request: pytest.FixtureRequest,
+) -> None:
+    """Nothing is made for nothing; and what was held covers it, to the unit."""
+    tenant = sign_up(priced)
+    slug = f"unit-{request.node.callspec.indices['prices']}"
+    priced.cli("passport", "add", slug, *prices)
+    plan = f"just-{slug}"
+    given = {speak: 900, draw: 1, transcribe: wav(3)}[ask]
+    scripted.script(answer)
+    assert ask(tenant, given, model=slug).status_code == 200
+    receipt = tenant.receipts()[-1]
+    assert receipt["cost_nano_usd"] == cost
+    # A plan with less than that refuses it before it is asked for.
+    priced.cli("plan", "add", plan, "--usd-per-month", f"{(cost - 1) / 1e9:.9f}")
+    asked = len(scripted.requests)
+    refused = ask(sign_up(priced, "--plan", plan), given, model=slug)
+    assert (refused.status_code, error_of(refused)["code"], len(scripted.requests)) == (
+        429,
+        "insufficient_quota",
+        asked,
+    )
 
 
 # the length of a recording

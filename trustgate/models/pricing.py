@@ -48,6 +48,7 @@ __all__ = [
     "PriceTable",
     "billed_nano_usd",
     "bounded",
+    "is_by_tokens",
     "is_priced",
     "merged",
     "price_hash",
@@ -96,6 +97,17 @@ _COMPLETION_RATES: Final = ("reasoning_pico_usd", "image_output_pico_usd")
 def is_priced(prices: Prices) -> bool:
     """Returns whether the table sets a price: free is one, an empty table is none."""
     return prices != NOT_PRICED
+
+
+def is_by_tokens(prices: Prices) -> bool:
+    """Returns whether the table has a price of tokens, apart from conditions."""
+    return bool(
+        prices.input_pico_usd
+        or prices.output_pico_usd
+        or prices.audio_input_pico_usd
+        or prices.audio_output_pico_usd
+        or prices.image_output_pico_usd
+    )
 
 
 def price_hash(prices: Prices) -> str:

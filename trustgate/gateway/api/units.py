@@ -1,6 +1,7 @@
 """What a request may use besides the tokens of its text, at most: estimates to hold before its answer arrives.
 
-A hold has to cover what is charged, so these are on the high side where a request leaves open what it gets.
+A hold has to cover what is charged, so these are on the high side where a request leaves open what it gets. What is
+charged where an answer does not report it (``spoken_tokens``, ``spoken_ms``, ``made_image_tokens``) is what is usual.
 
 Sources: RIFF/WAVE (Microsoft, "Multimedia Programming Interface and Data Specifications 1.0"), FLAC (RFC 9639 section
 8.2), OpenAI's guides "Image generation" (tokens by quality), "Speech to text" and its pricing page.
@@ -20,8 +21,13 @@ _LEAST_BYTES_PER_SECOND: Final = 2_000
 _TOKENS_PER_SECOND: Final = 10
 _TEXT_TOKENS_PER_SECOND: Final = 5
 _TOKENS_PER_CHARACTER: Final = 2
+#: Characters that are spoken in a second, and tokens of a second of speech that is made: OpenAI's pricing page has a
+#: minute of it at what 1,250 tokens cost.
+_CHARACTERS_PER_SECOND: Final = 15
+_TOKENS_PER_MINUTE: Final = 1_250
 #: Tokens of an image of the largest size, by quality; where none is asked for it may be the highest.
-_IMAGE_TOKENS: Final = {"low": 408, "medium": 1_584, "standard": 1_584}
+_MEDIUM_TOKENS: Final = 1_584
+_IMAGE_TOKENS: Final = {"low": 408, "medium": _MEDIUM_TOKENS, "standard": _MEDIUM_TOKENS}
 _MOST_IMAGE_TOKENS: Final = 6_240
 
 
@@ -72,6 +78,23 @@ def transcription_tokens(milliseconds: int) -> tuple[int, int]:
 def speech_tokens(characters: int) -> int:
     """Returns the completion tokens of a text that is spoken, for models that are priced by tokens."""
     return characters * _TOKENS_PER_CHARACTER
+
+
+def spoken_tokens(characters: int) -> int:
+    """Returns the completion tokens of a text that was spoken, where they are not reported."""
+    return -(-characters * _TOKENS_PER_MINUTE // (60 * _CHARACTERS_PER_SECOND))
+
+
+def spoken_ms(characters: int) -> int:
+    """Returns how long a text is that was spoken, milliseconds, where that is not reported."""
+    return -(-characters * 1000 // _CHARACTERS_PER_SECOND)
+
+
+def made_image_tokens(images: int, quality: str) -> int:
+    """Returns the completion tokens of images that were made, where they are not reported: of the quality that was
+    asked for, else of a medium one.
+    """
+    return images * _IMAGE_TOKENS.get(quality, _MOST_IMAGE_TOKENS if quality in ("high", "hd") else _MEDIUM_TOKENS)
 
 
 def image_tokens(images: int, quality: str) -> int:

@@ -22,10 +22,10 @@ from trustgate.gateway.path.reply import Reply
 from trustgate.models.metering.chunks import FrameKind
 from trustgate.models.metering.events import EventMeter, TranscriptTextMeter
 from trustgate.models.metering.sse import frame_data, frame_parts
-from trustgate.models.pricing import NOT_PRICED
+from trustgate.models.pricing import NOT_PRICED, is_by_tokens
 from trustgate.models.upstream.answer import Answer, EventStream, Frame
 from trustgate.models.upstream.failures import failed_event, stream_error
-from trustgate.types import Usage
+from trustgate.types import Prices, Usage
 
 
 def relay(answer: Answer, delivery: Delivery, objects: ObjectAccounting | None) -> Awaitable[None] | None:
@@ -281,31 +281,71 @@ def with_units(usage: Usage, account: Account) -> Usage:
     """Returns the usage with the request's own figures: the characters to speak, the length of a recording.
 
     Images are the answer's to tell, up to those that were asked for: none made is none charged, and what is beyond them
-    marks the usage.
+    marks the usage. What an answer does not report in the unit that its model is priced by is estimated in that unit.
     """
-    call = account.request.call
+    call, endpoint = account.request.call, account.request.endpoint
     if call.images and usage.images > call.images:
         usage = msgspec.structs.replace(usage, images=call.images, contradictory=True)
-    if account.request.endpoint.hears and (usage.estimated or (usage.audio_ms and not usage.total_tokens)):
-        usage = _heard(usage, account)
-    return usage if not call.characters else msgspec.structs.replace(usage, characters=call.characters)
+    if endpoint.hears:
+        return _heard(usage, account)
+    if call.characters:
+        usage = msgspec.structs.replace(usage, characters=call.characters)
+    elif not usage.images:
+        return usage
+    return usage if usage.total_tokens else _made(usage, account)
+
+
+def _made(usage: Usage, account: Account) -> Usage:
+    """Returns the usage of speech or images whose server reports no tokens.
+
+    A model without a price of the characters or images themselves is charged by the tokens, or the seconds, that they
+    come to: what OpenAI's speech models answer has no usage, and their prices are of tokens.
+    """
+    call, prices = account.request.call, _prices_of(account)
+    if usage.images and not prices.image_nano_usd and is_by_tokens(prices):
+        tokens = units.made_image_tokens(usage.images, call.image_quality)
+        return msgspec.structs.replace(
+            usage,
+            prompt_tokens=call.prompt_tokens,
+            completion_tokens=tokens,
+            image_completion_tokens=tokens,
+            estimated=True,
+        )
+    if not usage.characters or prices.character_pico_usd:
+        return usage
+    if is_by_tokens(prices):
+        tokens = units.spoken_tokens(usage.characters)
+        return msgspec.structs.replace(
+            usage,
+            prompt_tokens=call.prompt_tokens,
+            completion_tokens=tokens,
+            audio_completion_tokens=tokens,
+            estimated=True,
+        )
+    if prices.audio_second_nano_usd:
+        return msgspec.structs.replace(usage, audio_ms=units.spoken_ms(usage.characters), estimated=True)
+    return usage
 
 
 def _heard(usage: Usage, account: Account) -> Usage:
-    """Returns the usage of a transcript whose server reports no tokens: by its seconds, else by the recording's length.
+    """Returns the usage of a transcript in the unit that its model is priced by, seconds or tokens.
 
-    The same whatever form the transcript is in. A model with a price a second is not charged by estimated tokens; one
-    that has prices of tokens alone is charged by what its seconds come to.
+    What its server does not report in that unit follows from what it reports in the other, or from the recording's own
+    length: the same whatever form the transcript is in. A model with a price a second is not charged by estimated
+    tokens.
     """
-    body, prices = account.request.body, NOT_PRICED if account.target is None else account.target.price.prices
-    audio_ms = usage.audio_ms
-    if usage.estimated:
-        length_ms, is_told = body.recording_ms() if isinstance(body, Upload) else (0, False)
-        audio_ms = length_ms if is_told else audio_ms or length_ms or account.request.call.audio_ms
-        if prices.audio_second_nano_usd:
+    prices = _prices_of(account)
+    by_second, by_tokens = bool(prices.audio_second_nano_usd), is_by_tokens(prices)
+    if not usage.estimated:
+        if usage.total_tokens and not usage.audio_ms and by_second and not by_tokens:
+            return msgspec.structs.replace(usage, audio_ms=_length_ms(usage, account), estimated=True)
+        if usage.total_tokens or not usage.audio_ms or by_second or not by_tokens:
+            return usage
+        audio_ms = usage.audio_ms
+    else:
+        audio_ms = _length_ms(usage, account)
+        if by_second:
             return Usage(audio_ms=audio_ms, estimated=True)
-    elif prices.audio_second_nano_usd or not (prices.input_pico_usd or prices.output_pico_usd):
-        return usage
     prompt, completion = units.transcription_tokens(audio_ms)
     return msgspec.structs.replace(
         usage,
@@ -314,3 +354,14 @@ def _heard(usage: Usage, account: Account) -> Usage:
         audio_ms=audio_ms,
         estimated=True,
     )
+
+
+def _length_ms(usage: Usage, account: Account) -> int:
+    """Returns the length of the recording by its own headers, else as its server estimates it, else at most."""
+    body = account.request.body
+    length_ms, is_told = body.recording_ms() if isinstance(body, Upload) else (0, False)
+    return length_ms if is_told else usage.audio_ms or length_ms or account.request.call.audio_ms
+
+
+def _prices_of(account: Account) -> Prices:
+    return NOT_PRICED if account.target is None else account.target.price.prices

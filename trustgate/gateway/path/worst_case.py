@@ -15,7 +15,7 @@ from trustgate.gateway.api.members import BOUNDS, largest
 from trustgate.gateway.api.object_ids import BATCHES
 from trustgate.models.catalog import Resolved
 from trustgate.models.estimate import with_margin
-from trustgate.models.pricing import PriceTable, billed_nano_usd
+from trustgate.models.pricing import PriceTable, billed_nano_usd, is_by_tokens
 from trustgate.types import Prices, Usage
 
 #: The completion that is held for a request when neither it, its plan nor its passport bounds one, in tokens.
@@ -112,7 +112,7 @@ def _most(call: Call, price: PriceTable, prompt_tokens: int, completion_tokens: 
         completion_tokens=completion_tokens + made,
         images=call.images,
         characters=call.characters,
-        audio_ms=call.audio_ms,
+        audio_ms=call.audio_ms or _spoken_ms(call, price.prices),
         service_tier=call.service_tier,
         image_size=call.image_size,
         image_quality=call.image_quality,
@@ -130,10 +130,16 @@ def price_for(endpoint: Endpoint, price: PriceTable) -> PriceTable:
 
 def _unit_tokens(call: Call, prices: Prices) -> tuple[int, int]:
     """Prompt and completion tokens of what is heard, spoken or drawn, where the model is priced by tokens."""
-    if not (call.audio_ms or call.characters or call.images) or not (prices.input_pico_usd or prices.output_pico_usd):
+    if not (call.audio_ms or call.characters or call.images) or not is_by_tokens(prices):
         return 0, 0
     heard, written = units.transcription_tokens(call.audio_ms)
     return heard, written + units.speech_tokens(call.characters) + units.image_tokens(call.images, call.image_quality)
+
+
+def _spoken_ms(call: Call, prices: Prices) -> int:
+    """Returns how long what is spoken may be, where the model is priced by the second alone."""
+    is_by_second = prices.audio_second_nano_usd and not prices.character_pico_usd and not is_by_tokens(prices)
+    return units.spoken_ms(call.characters) if is_by_second else 0
 
 
 def requests_in(call: Call) -> int:
