@@ -13,7 +13,9 @@ from trustgate.errors import TrustGateError
 from trustgate.models.catalog import Catalog
 from trustgate.models.metering.chunks import StreamMeter
 from trustgate.models.metering.whole import read_answer
+from trustgate.models.upstream.answer import Frame
 from trustgate.models.upstream.client import Outgoing, UpstreamClient
+from trustgate.models.upstream.protocol import MAX_INTERIM
 from trustgate.models.upstream.targets import Targets
 from trustgate.types import Passport, Pool
 
@@ -32,7 +34,7 @@ def _said(body: bytes, status: bytes = b"200 OK", more: bytes = b"") -> bytes:
 _OK = _said(_BODY)
 _EVENTS = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
-    b'32\r\ndata: {"choices":[{"delta":{"content":"hello"}}]}\n\n\n\r\n',
+    b'33\r\ndata: {"choices":[{"delta":{"content":"hello"}}]}\n\n\r\n',
     b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n",
 )
 #: What a second request is answered with, and what is answered if it is asked once more; b"" hangs up.
@@ -73,8 +75,7 @@ class _World:
         targets = Targets(catalog, "http://default/v1", lambda _: "sk-1")
         self.targets = targets.route("a", catalog.resolve("a"), "chat.completions")
 
-    async def fetch(self, **members: Any) -> Any:
-        """Returns what an answer is, or the error."""
+    def outgoing(self, **members: Any) -> Outgoing:
         usual: dict[str, Any] = {
             "path": "/chat/completions",
             "headers": (("content-type", "application/json"),),
@@ -85,8 +86,12 @@ class _World:
             "request_id": "req_1",
             "is_ordinary": True,
         }
+        return Outgoing(**{**usual, **members})
+
+    async def fetch(self, **members: Any) -> Any:
+        """Returns what an answer is, or the error."""
         try:
-            answer = await self.client.fetch(self.targets, Outgoing(**{**usual, **members}), deadline=None)
+            answer = await self.client.fetch(self.targets, self.outgoing(**members), deadline=None)
         except TrustGateError as error:
             return error.status, error.code, error.message
         try:
@@ -177,6 +182,91 @@ async def test_an_upstream_that_says_nothing_is_given_up(is_ordinary: bool) -> N
         status, _, _ = await asyncio.wait_for(world.fetch(is_ordinary=is_ordinary), PATIENCE_S)
         assert (status, world.loads) == (504, [0])
         await world.client.close()
+
+
+_ODD = _said(_BODY, more=b"transfer-encoding: identity\r\n")
+
+
+@pytest.mark.parametrize("first", [_OK, _ODD], ids=["read by llhttp", "read by aiohttp"])
+async def test_what_comes_between_two_answers_is_not_the_next_ones(first: bytes) -> None:
+    """It may be another tenant's who gets the next answer. One that aiohttp reads was given what had come before."""
+    world = _World([])
+    answered, left = asyncio.Event(), asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if answered.is_set():
+            writer.write(_ODD)
+            await reader.read()
+            return
+        writer.write(first)
+        await answered.wait()
+        writer.write(_said(_BODY.replace(b"hi", b"of nobody")))
+        await reader.read()  # what is left of the first request, and the end
+        left.set()
+
+    async with serving(answer) as port:
+        world.open(port)
+        assert (await world.fetch())[:2] == (200, _BODY)
+        answered.set()
+        await asyncio.wait_for(left.wait(), PATIENCE_S)
+        assert (await world.fetch())[:2] == (200, _BODY)
+        await world.client.close()
+
+
+@pytest.mark.parametrize(("interim", "status"), [(MAX_INTERIM, 200), (MAX_INTERIM + 1, 502)])
+async def test_interim_responses_are_bounded(interim: int, status: int) -> None:
+    hint = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"
+    world = _World([[hint * interim + _OK], [_OK]])
+    async with serving(world.server.answer) as port:
+        world.open(port)
+        await world.fetch()
+        assert (await world.fetch())[0] == status
+        assert (await world.fetch())[0] == 200
+        await world.client.close()
+
+
+@pytest.mark.parametrize("before", [0, 1], ids=["with the head", "behind an answer's first event"])
+async def test_thousands_of_frames_in_one_piece_are_read_in_turns_with_others(before: int) -> None:
+    head, event, end = _EVENTS
+    flood = b": keep\n\n" * 5_000 + event[4:-2]
+    piece = b"%x\r\n%b\r\n" % (len(flood), flood)
+    world = _World([[head + event * before + (piece if not before else b""), *([piece] if before else []), end]])
+    world.server.gate = asyncio.Semaphore(0)
+    turns = 0
+    is_over = asyncio.Event()
+
+    async def count() -> None:
+        nonlocal turns
+        while not is_over.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with serving(world.server.answer) as port:
+        world.open(port)
+        await world.fetch()
+        fetching = asyncio.ensure_future(world.client.fetch(world.targets, world.outgoing(stream=True), deadline=None))
+        answer = await asyncio.wait_for(fetching, PATIENCE_S)
+        received: list[list[bytes]] = []
+
+        def take(frames: list[Frame]) -> bool:
+            received.append([frame for _, frame in frames])
+            return True
+
+        counting = asyncio.ensure_future(count())
+        world.server.gate.release()
+        world.server.gate.release()
+        assert answer.events is not None
+        async for frames in answer.events.batches(take):
+            take(frames)
+        is_over.set()
+        await counting
+        await answer.close()
+        await world.client.close()
+    assert b"".join(b"".join(frames) for frames in received) == event[4:-2] * before + flood + b"data: [DONE]\n\n"
+    if before:  # else they are held until the first event
+        assert max(map(len, received)) <= 64
+        assert turns >= 5_000 // 64
 
 
 async def test_a_target_without_room_is_asked_nothing() -> None:

@@ -7,6 +7,7 @@ a short time. Until then the answer can still become something else: an error wi
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -39,6 +40,9 @@ FAILED = frozenset({FrameKind.ERROR, FrameKind.FAILED})
 _LAST = FAILED | {FrameKind.DONE}
 #: What is held back of a stream at most, bytes.
 _HELD_MOST_BYTES = 1024 * 1024
+#: How many frames of a piece are read at one turn of the event loop: each takes some thousandths of a millisecond, and
+#: one of two bytes is a frame.
+_FRAMES_PER_TURN = 64
 #: How long a response may go on behind its last event, seconds: by then its connection is closed instead of kept.
 END_S = 1.0
 
@@ -58,7 +62,7 @@ class Apart(Protocol):
 class EventStream:
     """A stream of server-sent events, cut into frames and metered as they arrive."""
 
-    __slots__ = ("_chunks", "_first", "_held", "_is_over", "_next", "_scanner", "meter")
+    __slots__ = ("_chunks", "_first", "_held", "_is_over", "_next", "_scanner", "_unread", "meter")
 
     def __init__(
         self, chunks: AsyncIterator[bytes], meter: StreamMeter, max_event_bytes: int, first: bytes = b""
@@ -69,6 +73,8 @@ class EventStream:
         self._scanner = SseScanner(max_event_bytes)
         self.meter = meter
         self._held: list[Frame] = []
+        #: Frames that came with others and are read in the next turns.
+        self._unread: deque[bytes] = deque()
         self._is_over = False
         #: The chunk that was waited for when the time was over.
         self._next: asyncio.Future[bytes | None] | None = None
@@ -82,14 +88,16 @@ class EventStream:
         until: float | None = None
         size = 0
         while True:
-            chunk = await self._chunk(until)
-            if chunk is None:
-                if not self._is_over:
-                    return None
-                frames = self._read_tail()
-            else:
+            chunk: bytes | None = b""
+            if self._unread:
+                frames = await self._frames_of_next_turn()
+            elif (chunk := await self._chunk(until)) is not None:
                 size += len(chunk)
                 frames = self._frames(chunk)
+            elif self._is_over:
+                frames = self._read_tail()
+            else:
+                return None
             self._held += frames
             for kind, _ in frames:
                 if kind is FrameKind.DONE and not self.meter.finished:
@@ -98,7 +106,7 @@ class EventStream:
                     return None
                 if kind in FAILED:
                     return self.meter.failure or Failure()
-            if self._is_over:
+            if self._is_over and not self._unread:
                 raise UpstreamFailed("The upstream ended its stream before it began.", retryable=False)
             if size > _HELD_MOST_BYTES:
                 return None
@@ -145,6 +153,8 @@ class EventStream:
         held, self._held = self._held, []
         if held:
             yield held
+        while self._unread:
+            yield await self._frames_of_next_turn()
         if self._is_over:
             return
         try:
@@ -155,6 +165,8 @@ class EventStream:
                     self._is_over = True
                 else:
                     yield self._frames(chunk)
+                    while self._unread:
+                        yield await self._frames_of_next_turn()
             if not self._is_over:
                 chunks = self._chunks
                 if at_once is not None and isinstance(chunks, Response):
@@ -165,6 +177,8 @@ class EventStream:
                         yield held
                     if each:
                         yield self._frames(each)
+                    while self._unread:
+                        yield await self._frames_of_next_turn()
         except (GeneratorExit, asyncio.CancelledError):
             raise
         except Exception as error:
@@ -188,8 +202,18 @@ class EventStream:
         return self._frames_of(chunk) if parts is None else [(self.meter.feed(*parts), chunk)]
 
     def _frames_of(self, chunk: bytes) -> list[Frame]:
-        """As ``_frames``, of a chunk that is not one usual frame."""
-        return self._read(self._scanner.feed(chunk))
+        """As ``_frames``, of a chunk that is not one usual frame; what are too many for one turn are kept."""
+        frames = self._scanner.feed(chunk)
+        if len(frames) > _FRAMES_PER_TURN:
+            self._unread.extend(frames[_FRAMES_PER_TURN:])
+            frames = frames[:_FRAMES_PER_TURN]
+        return self._read(frames)
+
+    async def _frames_of_next_turn(self) -> list[Frame]:
+        """Let others have a turn of the loop. Returns the next of the frames that were kept, metered."""
+        await asyncio.sleep(0)
+        unread = self._unread
+        return self._read([unread.popleft() for _ in range(min(len(unread), _FRAMES_PER_TURN))])
 
     def _pass_at_once(self, at_once: Callable[[list[Frame]], bool], chunk: bytes) -> bool:
         """Returns whether a piece was passed on; else its frames are kept for ``batches``."""
@@ -201,7 +225,7 @@ class EventStream:
         else:
             data, event = parts
             frames = [(self.meter.feed(data, event), chunk)]
-        if not frames or at_once(frames):
+        if not self._unread and (not frames or at_once(frames)):
             return True
         self._held = frames
         return False
@@ -229,6 +253,7 @@ class EventStream:
             read.append((kind, frame))
             if kind is FrameKind.ERROR or kind is FrameKind.FAILED or self.meter.done:
                 # Nothing behind it counts: of a failure not even the end of the stream.
+                self._unread.clear()
                 break
         return read
 

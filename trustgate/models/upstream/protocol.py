@@ -26,6 +26,9 @@ from trustgate.models.upstream.response import MAX_HEAD_BYTES, MAX_HEADERS, Read
 
 _READ_BYTES = 64 * 1024
 
+#: How many interim responses (1xx) may come before an answer: servers send one, or a few hints.
+MAX_INTERIM = 32
+
 _FRAMING = re.compile(rb"\r?\n(content-length|transfer-encoding)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 
 
@@ -60,6 +63,8 @@ class UpstreamProtocol(ResponseHandler):
         self.heard = False
         #: What has arrived of a head that is not whole; None: the head is read.
         self._head: bytes | None = None
+        #: How many interim responses came before it.
+        self._interim = 0
         #: The argument of ``_poll``, made at its first call.
         self._poll_fd: Any = None
         self._reader: Reader | None = None
@@ -81,6 +86,7 @@ class UpstreamProtocol(ResponseHandler):
         """
         self.heard = False
         self._head = b""
+        self._interim = 0
         self._silence_s = silence_s
         self.waits_since = self._loop.time()
         begun = self._begun = self._loop.create_future()
@@ -99,6 +105,7 @@ class UpstreamProtocol(ResponseHandler):
         """Prepare for the response to one request that aiohttp sends."""
         self.heard = False
         self._head = b""
+        self._interim = 0
         self._begun = None
         limits = {"max_line_size": MAX_HEAD_BYTES, "max_field_size": MAX_HEAD_BYTES, "max_headers": MAX_HEADERS}
         super().set_response_params(**{**params, **limits})
@@ -128,6 +135,10 @@ class UpstreamProtocol(ResponseHandler):
                 self._response = None
                 self.on_whole(reader.may_go_on())
             return
+        if data and self._is_asked_nothing():
+            # What belongs to no request would be taken for the answer to the next one, which may be another tenant's.
+            self.close()
+            return
         if not data or self._head is None or (self._begun is None and self.upgraded):
             super().data_received(data)
             return
@@ -148,6 +159,10 @@ class UpstreamProtocol(ResponseHandler):
             if data[:5] != b"HTTP/" or data[9:10] != b"1":
                 break
             # An interim response (RFC 9110, section 15.2): another head follows.
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                self._fail(f"The upstream sent more than {MAX_INTERIM} interim responses before its answer.")
+                return
             super().data_received(data[:end])
             data = data[end:]
         self._head = None
@@ -157,6 +172,13 @@ class UpstreamProtocol(ResponseHandler):
             self._fail(error.message)
             return
         super().data_received(data)
+
+    def _is_asked_nothing(self) -> bool:
+        """Returns whether no response is read or waited for."""
+        if self._head is not None or self._begun is not None:
+            return False
+        payload = self._payload
+        return payload is None or payload.is_eof()
 
     def _begin(self, data: bytes) -> bool:
         """Read the first bytes of a response. Returns whether aiohttp is to read it."""
