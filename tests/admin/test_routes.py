@@ -12,7 +12,8 @@ import pytest
 from starlette.applications import Starlette
 
 from tests.admin.conftest import ADMIN_KEY, Plane
-from trustgate.admin.commands import Command, Feed, TenantAdd, TenantList, Write
+from trustgate.admin.commands import Command, Feed, KeyCreate, TenantAdd, TenantList, Write
+from trustgate.admin.money import PaymentRefundCredit, PaymentSet, TenantCredit
 from trustgate.admin.routes import PATH, admin_routes
 from trustgate.cluster.database import DatabaseAway
 
@@ -93,6 +94,29 @@ async def test_what_is_no_command_is_refused(guarded: httpx.AsyncClient, body: b
     assert answer.status_code == 400
     assert answer.json()["kind"] == "InvalidRequest"
     assert "same version" in answer.json()["hint"]
+
+
+async def test_a_credit_that_is_sent_again_with_its_idempotency_key_counts_once(
+    guarded: httpx.AsyncClient, plane: Plane
+) -> None:
+    await plane.admin.execute(TenantAdd(name="acme"))
+    await plane.admin.execute(PaymentSet(tenant="acme", mode="prepaid"))
+
+    async def send(command: Command[Any], idempotency_key: str) -> httpx.Response:
+        headers = {"authorization": f"Bearer {ADMIN_KEY}", "idempotency-key": idempotency_key}
+        return await guarded.post(PATH, content=msgspec.json.encode(command), headers=headers)
+
+    credit = TenantCredit(tenant="acme", add_nano_usd=5)
+    told = [(await send(credit, key)).json()["result"] for key in ('"8e03978e"', "8e03978e", "another")]
+    assert [each.get("repeated", False) for each in told] == [False, True, False]
+    assert told[2]["balance_nano_usd"] == 10
+    refund = PaymentRefundCredit(tenant="acme", amount_nano_usd=3)
+    assert [(await send(refund, "out")).json()["result"]["change"]["balance_nano_usd"] for _ in range(2)] == [7, 7]
+    own = TenantCredit(tenant="acme", add_nano_usd=5, reference="invoice 1")
+    assert (await send(own, "invoice 1")).status_code == 200
+    for command in (own, KeyCreate(tenant="acme")):
+        refused = await send(command, "else")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "Idempotency-Key")
 
 
 async def test_a_command_has_a_largest_size(guarded: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:

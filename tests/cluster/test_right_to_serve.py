@@ -170,6 +170,8 @@ def test_a_stop_ends_in_time_where_the_database_gives_no_answer_any_more_and_its
         world.link.swallow()
         world.far.signal(signal.SIGTERM)
         assert world.far.exit_code(GRACE_S + STOP_S) == 0
+    # The connection that the last receipts are to go over has no answer for longer than a moment.
+    assert "stopping: waiting for the last receipts, for" in world.far.said()
     receipt = response.headers["x-trustgate-receipt"]
     assert is_journaled(world.far, receipt)
     world.link.mend(late=False)

@@ -15,6 +15,7 @@ from trustgate.access.budgets import Drawer
 from trustgate.access.quota import Ask
 from trustgate.cluster.holds import Use
 from trustgate.cluster.lasting_work import work_key
+from trustgate.cluster.shared_answers import SharedAnswers
 from trustgate.cluster.shared_balances import SharedBalanceHold
 from trustgate.errors import RateLimited
 from trustgate.gateway.api.endpoints import Call
@@ -23,6 +24,7 @@ from trustgate.gateway.path import shared_keeping
 from trustgate.gateway.path.accounting import AccountEnd, Request
 from trustgate.gateway.path.shared_keeping import SharedEntry, SharedKeeping, SharedWorkHolds
 from trustgate.gateway.path.work_holds import WorkOwner
+from trustgate.ids import now_us
 from trustgate.tasks import Deferred
 from trustgate.types import Limits, PaymentTerms
 
@@ -289,3 +291,10 @@ async def test_what_is_remembered_to_be_held_is_bounded(desk: _Desk, monkeypatch
         desk.holds.begin(work, _owner())
     numbers = {work_key(*work.place): number for number, work in enumerate(works)}
     assert [numbers[work[0]] for _, work in desk.books.calls] == [0, 1, 2, 0], "held anew after the third"
+
+
+@pytest.mark.parametrize("ahead_s", [-3600, 3600])
+def test_an_answer_is_on_its_way_for_a_moment_whatever_the_other_process_has_for_a_clock(ahead_s: int) -> None:
+    answers = SharedAnswers(cast(Any, None), most_bytes=1)
+    assert answers.is_on_its_way(cast(Any, SimpleNamespace(updated_us=now_us())))
+    assert not answers.is_on_its_way(cast(Any, SimpleNamespace(updated_us=now_us() + ahead_s * 1_000_000)))

@@ -1,5 +1,8 @@
 """The admin routes: one command in, its result or its error out. Served on the admin socket to its owner,
 and, where an admin key is set, on the public port to holders of that key.
+
+A credit, a refund or a correction that is sent again, since its answer was lost, counts once by its reference; the
+header ``Idempotency-Key`` gives it one.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from trustgate.errors import (
     TrustGateError,
 )
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 PATH = "/admin/v1/execute"
 FEED_PATH = "/admin/v1/feed"
@@ -50,7 +53,7 @@ def admin_routes(admin: Admin, *, key: str | None) -> list[Route]:
         try:
             if key is not None:
                 _authenticate(request, key)
-            command = await _command(request, _decode)
+            command = _named(await _command(request, _decode), request.headers.get("idempotency-key", ""))
             if isinstance(command, ArchiveReceipts) and command.to is not None and key is not None:
                 raise PermissionDenied(
                     "A folder for archive files can only be chosen on the server's own machine.",
@@ -108,6 +111,32 @@ async def _command(request: Request, decode: Callable[[bytes], T]) -> T:
         raise InvalidRequest(
             f"Unknown command: {error}.", hint="Use the same version of TrustGate for the command line and the server."
         ) from None
+
+
+def _named(command: T, key: str) -> T:
+    """Returns the command with the reference that an ``Idempotency-Key`` gives it; "": without one.
+
+    The header is that of draft-ietf-httpapi-idempotency-key-header: a string, with or without its quotes.
+
+    Raises ``InvalidRequest`` where the command has no reference, or another one: sent twice it would count twice.
+    """
+    key = key.removeprefix('"').removesuffix('"')
+    if not key:
+        return command
+    reference = getattr(command, "reference", None)
+    if reference is None:
+        raise InvalidRequest(
+            "This command takes no Idempotency-Key: it has no reference by which it would count once.",
+            hint="Leave the header out.",
+            param="Idempotency-Key",
+        )
+    if reference not in ("", key):
+        raise InvalidRequest(
+            f"The command has the reference {reference!r}, and another Idempotency-Key.",
+            hint="Give one of the two.",
+            param="Idempotency-Key",
+        )
+    return msgspec.structs.replace(command, reference=key)
 
 
 class _FeedResponse(Response):

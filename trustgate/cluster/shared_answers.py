@@ -64,7 +64,8 @@ class SharedAnswers(Answers):
         return None if sealed is None else opened(sealed, key, payment_id)
 
     def is_on_its_way(self, payment: Payment) -> bool:
-        return now_us() - payment.updated_us < _ON_ITS_WAY_US
+        # Another process's clock may be ahead of ours.
+        return abs(now_us() - payment.updated_us) < _ON_ITS_WAY_US
 
     def sweep(self) -> None:
         super().sweep()

@@ -350,7 +350,8 @@ class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Meta(
             description="Name of the environment variable that holds the admin key. When set, holders of that key can "
-            "manage the server on its public port (with TRUSTGATE_URL and TRUSTGATE_ADMIN_KEY).",
+            "manage the server on its public port (with TRUSTGATE_URL and TRUSTGATE_ADMIN_KEY). "
+            "A credit or refund that a program sends to /admin/v1/execute counts once by its Idempotency-Key.",
             examples=["TRUSTGATE_ADMIN_KEY"],
         ),
     ] = None
