@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.gateway import Gateway
+from trustgate.cli.checks import check_everything
+from trustgate.cli.context import Session
 from trustgate.settings import describe
 
 _SECRET = "supersecretkey"
@@ -67,3 +72,15 @@ def test_of_no_node_more_than_the_host_is_shown(home: Gateway) -> None:
     assert values["payment.base_rpc"] == "https://base-rpc.example/…"
     assert values["payment.nodes"] == ["polygon=https://p.example/…"]
     assert _SECRET not in home.cli("config", "show").stdout + str(shown)
+
+
+def test_doctor_names_where_the_settings_are_read_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_from() -> str:
+        return next(found.message for found in check_everything(Session(tmp_path)) if found.name == "settings")
+
+    file = tmp_path / "trustgate.toml"
+    assert read_from() == "the defaults"
+    monkeypatch.setenv("TRUSTGATE_SERVE_PORT", "4999")
+    assert read_from() == "read from the environment (TRUSTGATE_SERVE_PORT)"
+    file.write_text("")
+    assert read_from() == f"read from {file} and the environment (TRUSTGATE_SERVE_PORT)"

@@ -46,7 +46,15 @@ from trustgate.cli.context import Session, open_here, remote_admin, socket_answe
 from trustgate.cli.version import versions
 from trustgate.errors import TrustGateError
 from trustgate.net.addresses import is_loopback
-from trustgate.settings import BUILTIN_SCHEME, RemoteServer, Settings, is_read_only, remote_server
+from trustgate.settings import (
+    BUILTIN_SCHEME,
+    RemoteServer,
+    Settings,
+    Traced,
+    is_read_only,
+    remote_server,
+    trace_settings,
+)
 from trustgate.types import Passport
 
 R = TypeVar("R")
@@ -63,14 +71,15 @@ def check_everything(session: Session) -> Iterator[Finding]:
     yield _versions()
     try:
         remote = remote_server()
-        settings = session.settings()
+        traced = trace_settings(session.home)
     except TrustGateError as error:
         yield _failed("settings", error)
         return
+    settings = traced.settings
     if remote is not None:
         yield from _remote(remote)
         return
-    yield ok("settings", f"read from {settings.config_file}" if settings.config_file.exists() else "the defaults")
+    yield _read_from(traced)
     yield _home(settings)
     yield disk_finding(settings)
     yield _clock(settings)
@@ -87,6 +96,15 @@ def _versions() -> Finding:
 
 
 # this machine
+
+
+def _read_from(traced: Traced) -> Finding:
+    file = traced.settings.config_file
+    variables = sorted(source.place for source in traced.sources.values() if source.kind == "variable")
+    places = [str(file)] if file.exists() else []
+    if variables:
+        places.append(f"the environment ({', '.join(variables)})")
+    return ok("settings", f"read from {' and '.join(places)}" if places else "the defaults")
 
 
 def _home(settings: Settings) -> Finding:
