@@ -53,13 +53,17 @@ def test_the_contents_list_every_section_and_links_lead_somewhere() -> None:
         assert anchor in anchors if not file else (README.parent / file).exists(), target
 
 
-@pytest.mark.parametrize("page", sorted((README.parent / "examples").glob("*/*.md")), ids=lambda page: page.parent.name)
+@pytest.mark.parametrize(
+    "page",
+    [README, *sorted((README.parent / "examples").glob("*/*.md"))],
+    ids=lambda page: page.name if page == README else page.parent.name,
+)
 def test_links_of_the_guides_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
         file, _, anchor = target.partition("#")
         assert (page.parent / file).exists(), target
         if anchor:
-            headings = re.findall(r"^#+ (.+)$", (page.parent / file).read_text(), re.MULTILINE)
+            headings = re.findall(r"^#+ (.+)$", (page.parent / (file or page.name)).read_text(), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}, target
 
 
