@@ -32,6 +32,7 @@ from zlib import crc32
 
 from trustgate.errors import HomeUnusable, StoreIncomplete, TrustGateError, Unavailable
 from trustgate.formats.durable import sync
+from trustgate.formats.positioned import Writer
 from trustgate.ids import iso_us
 from trustgate.receipts.segment import (
     HEADER_BYTES,
@@ -73,6 +74,7 @@ class Journal:
         self.folder = folder
         self._store_id = store_id
         self._segment_bytes = segment_bytes
+        self._writer = Writer()
         #: The current segment: descriptor (-1 when closed), size, start of its checksums, where the next record goes.
         self._fd = -1
         self._size = 0
@@ -123,7 +125,7 @@ class Journal:
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             (folder / _SPARE_NAME).unlink(missing_ok=True)
-            journal._mark = Mark(mark_path(folder))
+            journal._mark = Mark(mark_path(folder), journal._writer.pwrite)
             journal._segments = segments_in(folder)
             journal._released = last_seq
             journal._recover(last_seq, accept_loss=accept_loss)
@@ -175,7 +177,7 @@ class Journal:
             position = self._position
         record = pack_record_head(len(payload), crc32(payload, self._salt)) + payload
         try:
-            written = os.pwrite(self._fd, record, position)
+            written = self._writer.pwrite(self._fd, record, position)
         except OSError as error:
             self._fail(error)
         if written != size:

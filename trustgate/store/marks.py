@@ -15,12 +15,14 @@ import hashlib
 import os
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
 _MAGIC = b"TGMARK01"
 _SLOT = struct.Struct("<8sQQQ8s")
+_CHECKSUM = struct.Struct("<I")
 _SLOT_BYTES = 64
 
 
@@ -35,9 +37,13 @@ class Marked(NamedTuple):
 class Mark:
     """An open mark. One thread writes it. Raises OSError from every method."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the mark, making it where there is none; ``found`` is what it said then, None for nothing."""
+    def __init__(self, path: Path, pwrite: Callable[[int, bytes, int], int] = os.pwrite) -> None:
+        """Open the mark, making it where there is none; ``found`` is what it said then, None for nothing.
+
+        ``pwrite`` writes the bytes of a mark at their place: the event loop's keeps the interpreter.
+        """
         self.path = path
+        self._pwrite = pwrite
         self.found = read_mark(path)
         self._boot = _boot()
         self._slot = 0
@@ -46,7 +52,7 @@ class Mark:
     def write(self, first: int, second: int = 0) -> None:
         """Replace the numbers, each at least 0."""
         head = _SLOT.pack(_MAGIC, first, second, time.time_ns() // 1000, self._boot)
-        os.pwrite(self._fd, head + struct.pack("<I", crc32(head)), self._slot)
+        self._pwrite(self._fd, head + _CHECKSUM.pack(crc32(head)), self._slot)
         self._slot ^= _SLOT_BYTES
 
     def close(self) -> None:
@@ -70,7 +76,7 @@ def read_mark(path: Path) -> Marked | None:
     for start in (0, _SLOT_BYTES):
         head = data[start : start + _SLOT.size]
         checksum = data[start + _SLOT.size : start + _SLOT.size + 4]
-        if len(checksum) == 4 and struct.unpack("<I", checksum)[0] == crc32(head) and head.startswith(_MAGIC):
+        if len(checksum) == 4 and _CHECKSUM.unpack(checksum)[0] == crc32(head) and head.startswith(_MAGIC):
             _, first, second, at_us, written_in = _SLOT.unpack(head)
             slots.append(Marked((first, second), at_us, written_in != boot))
     return max(slots, key=lambda slot: slot.numbers, default=None)
