@@ -23,7 +23,7 @@ import trustgate
 from tests.support.disks import fill, tiny_disk
 from tests.support.entries import make_entries, make_entry, receipts
 from trustgate.errors import HomeUnusable, StoreDamaged, StoreIncomplete, StoreTooNew, TrustGateError, Unavailable
-from trustgate.formats.positioned import Writer
+from trustgate.formats.positioned import PositionedWriter
 from trustgate.receipts import journal as journal_module
 from trustgate.receipts.journal import MAX_RECORD_BYTES, Journal, mark_path
 from trustgate.receipts.segment import (
@@ -613,7 +613,7 @@ def test_a_failing_disk_stops_admission_until_it_is_well_again(
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as failing:
-        failing.setattr(Writer, "pwrite", broken)
+        failing.setattr(PositionedWriter, "pwrite", broken)
         with pytest.raises(Unavailable, match="Input/output error") as refusal:
             journal.append(make_entry(4))
         assert refusal.value.code == "journal_failed"
@@ -654,7 +654,7 @@ def test_a_disk_that_fails_to_sync_is_told(open_journal: OpenJournal, monkeypatc
 def test_a_half_written_record_is_written_over(open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = open_journal()
     with monkeypatch.context() as failing:
-        failing.setattr(Writer, "pwrite", lambda _, fd, data, at: os.pwrite(fd, data[:100], at))
+        failing.setattr(PositionedWriter, "pwrite", lambda _, fd, data, at: os.pwrite(fd, data[:100], at))
         with pytest.raises(Unavailable, match="only 100 of"):
             journal.append(make_entry(1))
     journal.maintain()

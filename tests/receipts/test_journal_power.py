@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.entries import make_entries, make_entry
 from trustgate.errors import Unavailable
-from trustgate.formats.positioned import Writer
+from trustgate.formats.positioned import PositionedWriter
 from trustgate.receipts import journal as journal_module
 from trustgate.receipts.journal import MAX_RECORD_BYTES, Journal
 from trustgate.receipts.segment import HEADER_BYTES, RECORD_HEAD_BYTES, encode_entry
@@ -195,7 +195,7 @@ def test_a_disk_that_is_full_is_named_where_there_is_no_room_any_more(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = open_journal(folder)
-    monkeypatch.setattr(Writer, "pwrite", full)
+    monkeypatch.setattr(PositionedWriter, "pwrite", full)
     with pytest.raises(Unavailable) as refusal:
         append(journal, 1)
     assert refusal.value.code == "storage_full"

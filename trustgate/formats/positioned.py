@@ -2,7 +2,7 @@
 
 ``os.pwrite`` lets other threads have the interpreter while it writes. For the microsecond that the kernel takes to copy
 a record into its cache this is a loss: another thread is woken, and the caller may have to wait until it gets the
-interpreter back. ``Writer`` keeps it. That is for the event loop's thread, which waits for its write in either case; a
+interpreter back. ``PositionedWriter`` keeps it. That is for the event loop's thread, which waits for its write in either case; a
 thread that may be held up by a disk takes ``os.pwrite``.
 """
 
@@ -12,7 +12,7 @@ import ctypes
 import os
 from typing import Any
 
-__all__ = ["Writer"]
+__all__ = ["PositionedWriter"]
 
 
 def _of_libc() -> Any:
@@ -27,14 +27,14 @@ def _of_libc() -> Any:
     return function
 
 
-class Writer:
+class PositionedWriter:
     """Writes into files for one thread."""
 
     __slots__ = ("_offset", "_pwrite", "_size")
 
     def __init__(self) -> None:
         self._pwrite = _of_libc()
-        # Made once: ctypes makes such an object of each argument whose type it is given, which costs as much as the call.
+        # Made once: ctypes would make such an object of each argument, which costs as much as the call itself.
         self._size = ctypes.c_size_t()
         self._offset = ctypes.c_long()
 

@@ -32,7 +32,7 @@ from zlib import crc32
 
 from trustgate.errors import HomeUnusable, StoreIncomplete, TrustGateError, Unavailable
 from trustgate.formats.durable import sync
-from trustgate.formats.positioned import Writer
+from trustgate.formats.positioned import PositionedWriter
 from trustgate.ids import iso_us
 from trustgate.receipts.segment import (
     HEADER_BYTES,
@@ -74,7 +74,7 @@ class Journal:
         self.folder = folder
         self._store_id = store_id
         self._segment_bytes = segment_bytes
-        self._writer = Writer()
+        self._writer = PositionedWriter()
         #: The current segment: descriptor (-1 when closed), size, start of its checksums, where the next record goes.
         self._fd = -1
         self._size = 0
