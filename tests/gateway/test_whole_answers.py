@@ -15,14 +15,6 @@ from trustgate.http.parser import RequestHead
 from trustgate.http.sending import EXCHANGE
 
 
-class _Transport:
-    def __init__(self, connection: _Connection) -> None:
-        self._connection = connection
-
-    def write(self, data: bytes) -> None:
-        self._connection.written += data
-
-
 class _Connection:
     """Keeps what is written, and how the exchange ended."""
 
@@ -32,7 +24,6 @@ class _Connection:
         """``room``: how much the client takes in: "some", "none" before it is waited for, or "little" from then on."""
         self.written = b""
         self.keeps: list[bool] = []
-        self.transport: Any = _Transport(self)
         self.room = room
         self.has_no_room = room == "none"
 
@@ -42,6 +33,9 @@ class _Connection:
         self.written += data
         self.has_no_room = self.room == "little"
         return True
+
+    def put(self, data: bytes) -> None:
+        self.written += data
 
     async def write(self, data: bytes) -> None:
         self.written += data

@@ -16,6 +16,7 @@ from trustgate.http.parser import RequestHead
 from trustgate.http.refusals import Refusals, Shed
 from trustgate.http.starts import Starts
 from trustgate.http.timeouts import ConnectionTimeouts
+from trustgate.outbox import Outbox
 from trustgate.tasks import end_tasks
 
 #: How long a connection is kept for its next request, or its first, once the listener ends; from its last answer on.
@@ -62,6 +63,7 @@ class Door:
         self.websockets = websockets
         self.loop = asyncio.get_running_loop()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.outbox = Outbox(self.loop)
         self._starts = Starts(self.loop, self._run)
         self.refusals = Refusals(self.loop, shed)
         self.connections: set[Connected] = set()

@@ -31,9 +31,9 @@ _JOINED_BYTES = 256 * 1024
 class Carrier(Protocol):
     """What an exchange needs of its connection."""
 
-    transport: asyncio.Transport
     lost: bool
 
+    def put(self, data: bytes) -> None: ...
     async def write(self, data: bytes) -> None: ...
     async def drain(self) -> None: ...
     def write_at_once(self, data: bytes) -> bool: ...
@@ -207,7 +207,7 @@ class Exchange:
                 return {"type": "http.request", "body": b"", "more_body": False}
             if self._expects_continue and not self._has_begun and self._start is None:
                 self._expects_continue = False
-                self._connection.transport.write(_CONTINUE)
+                self._connection.put(_CONTINUE)
             self._woken = self._door.loop.create_future()
             await self._woken
 
@@ -271,7 +271,7 @@ class Exchange:
         self._is_unusual = self._has_begun = True
         data = _whole_head(status, fields, len(body), self._door.date())
         if len(body) > _JOINED_BYTES:
-            connection.transport.write(data)
+            connection.put(data)
             data = body
         else:
             data += body
@@ -304,12 +304,12 @@ class Exchange:
         self._start = (status, headers, render_fields(headers))
         head = self._head(len(body))
         self._left = 0
-        self._connection.transport.write(head if self._is_bodiless else head + body)
+        self._connection.put(head if self._is_bodiless else head + body)
         self._finish()
 
     def _send_head(self) -> None:
         if self._start is not None and not self._connection.lost:
-            self._connection.transport.write(self._head(None))
+            self._connection.put(self._head(None))
 
     async def _end(self, data: bytes) -> None:
         if self._is_chunked:
@@ -338,10 +338,10 @@ class Exchange:
         if not self._has_begun:
             if not self._sent_early:
                 self._sent_early = len(_VERSION)
-                self._connection.transport.write(_VERSION)
+                self._connection.put(_VERSION)
         elif self._is_chunked and not self.is_done:
             # The size of a chunk may have leading zeros (RFC 9112 section 7.1).
-            self._connection.transport.write(b"0")
+            self._connection.put(b"0")
 
     def _head(self, size: int | None) -> bytes:
         """The bytes of the answer's head, unless it was written. ``size``: of the whole body, where it is known."""

@@ -31,6 +31,7 @@ from trustgate.http.parser import (
 from trustgate.http.peers import address_of, has_unread, is_reset, scope_of, switches
 from trustgate.http.refusals import AT_ONCE_S, Wait
 from trustgate.http.sending import error_body
+from trustgate.outbox import LARGE_BYTES
 
 #: What is read ahead of the application, bytes; the client waits beyond it.
 AHEAD_BYTES = 64 * 1024
@@ -60,6 +61,8 @@ class Connection(asyncio.Protocol):
         self._refused: KnownHead | None = None
         self._exchange: Exchange | None = None
         self._drained: asyncio.Future[None] | None = None
+        #: What is to be written in this turn of the event loop.
+        self._unwritten = b""
         self._is_reading = True
         #: Its next request has no room, and has not been refused yet.
         self._wait: Wait | None = None
@@ -122,6 +125,7 @@ class Connection(asyncio.Protocol):
 
         Both look the same until something is sent to it: one that has gone answers with a reset.
         """
+        self.write_out()
         while self._wait is not None and not self.lost:
             # Nothing more will come of it, and each request that is here gets its answer.
             self.look_again()
@@ -258,7 +262,7 @@ class Connection(asyncio.Protocol):
         self._idle_since = door.loop.time()
         known = self._known
         self._refused = known if known is not None and known.head is head else None
-        self.transport.write(shed.answer(head, reason, door.date()))
+        self.put(shed.answer(head, reason, door.date()))
         if not self._is_reading:
             self.read_on()
 
@@ -317,6 +321,7 @@ class Connection(asyncio.Protocol):
 
     def hand_to(self, protocol: asyncio.Protocol) -> None:
         """Let another protocol go on, in the state in which the connection is."""
+        self.write_out()
         data, self._ahead = self._ahead, b""
         self.transport.set_protocol(protocol)
         protocol.connection_made(self.transport)
@@ -362,7 +367,7 @@ class Connection(asyncio.Protocol):
         """Answer what cannot be read, and end the connection."""
         body = error_body(InvalidRequest(error.message, code=error.code))
         status = HTTPStatus(error.status)
-        self.transport.write(
+        self.put(
             b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%bconnection: close\r\n\r\n%b"
             % (status, status.phrase.encode(), len(body), self._door.date(), body)
         )
@@ -376,6 +381,7 @@ class Connection(asyncio.Protocol):
             return
         self._discards = True
         self._ahead = b""
+        self.write_out()
         if self.transport.can_write_eof() and not self._has_input_ended:
             self.transport.write_eof()
             self.read_on()
@@ -385,6 +391,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close when what was written has been taken, or after a while."""
+        self.write_out()
         self.transport.close()
         if self.transport.get_write_buffer_size():
             self._door.loop.call_later(self._door.timeouts.closing_s, self.transport.abort)
@@ -454,16 +461,34 @@ class Connection(asyncio.Protocol):
         self._idle_timer = self._head_timer = None
 
     def write_at_once(self, data: bytes) -> bool:
-        """Write if that need not wait for the client. Returns False, and has written nothing, where it must."""
+        """Write within this turn of the event loop, if that need not wait for the client.
+
+        Returns False, and writes nothing, where it must wait.
+        """
         if self.lost or self._drained is not None:
             return False
-        self.transport.write(data)
+        if self._unwritten or len(data) > LARGE_BYTES:
+            self.put(data)
+        else:
+            self._unwritten = data
+            self._door.outbox.add(self)
         return True
+
+    def put(self, data: bytes) -> None:
+        """Write now, behind what is still to be written."""
+        if self._unwritten:
+            self.write_out()
+        self.transport.write(data)
+
+    def write_out(self) -> None:
+        data, self._unwritten = self._unwritten, b""
+        if data and not self.transport.is_closing():
+            self.transport.write(data)
 
     async def write(self, data: bytes) -> None:
         """Write, and wait while the client takes in less than it is given."""
         if not self.lost:
-            self.transport.write(data)
+            self.put(data)
             await self.drain()
 
     def is_full(self) -> bool:

@@ -23,6 +23,7 @@ from aiohttp.client_proto import ResponseHandler
 
 from trustgate.errors import UpstreamFailed
 from trustgate.models.upstream.response import MAX_HEAD_BYTES, MAX_HEADERS, Reader, Response
+from trustgate.outbox import LARGE_BYTES, Outbox
 
 _READ_BYTES = 64 * 1024
 
@@ -72,6 +73,8 @@ class UpstreamProtocol(ResponseHandler):
         self._response: Response | None = None
         self._begun: asyncio.Future[Response | None] | None = None
         self._silence_s = 0.0
+        #: What is to be written in this turn of the event loop.
+        self._unwritten = b""
         #: When the response was first waited for, in the loop's time.
         self.waits_since = 0.0
         #: Is called when a response that llhttp read is whole, with whether another request may be sent.
@@ -91,6 +94,32 @@ class UpstreamProtocol(ResponseHandler):
         self.waits_since = self._loop.time()
         begun = self._begun = self._loop.create_future()
         return begun
+
+    def write_soon(self, data: bytes, outbox: Outbox) -> None:
+        """Write within this turn of the event loop. Where that fails, the wait for the response ends with the error."""
+        if self._unwritten or len(data) > LARGE_BYTES:
+            self.put(data)
+        else:
+            self._unwritten = data
+            outbox.add(self)
+
+    def write_out(self) -> None:
+        data, self._unwritten = self._unwritten, b""
+        if data:
+            self.put(data)
+
+    def put(self, data: bytes) -> None:
+        """Write now, behind what is still to be written. Where that fails, the wait ends, as in ``write_soon``."""
+        if self._unwritten:
+            self.write_out()
+        transport: Any = self.transport
+        if transport is None or transport.is_closing():
+            self._end_wait(ConnectionResetError("the connection to the upstream has ended"))
+            return
+        try:
+            transport.write(data)
+        except Exception as error:  # noqa: BLE001 - it is raised where the response is waited for
+            self._end_wait(error)
 
     @property
     def is_waiting(self) -> bool:

@@ -21,6 +21,7 @@ import msgspec
 
 from trustgate.errors import TrustGateError
 from trustgate.models.upstream.response import AiohttpResponse, Response
+from trustgate.outbox import Outbox
 
 if TYPE_CHECKING:
     import ssl
@@ -207,6 +208,7 @@ class Network:
         self._max_connections = max_connections
         self._pools: dict[str, _Pool] = {}
         self._timeout: Any = None
+        self._outbox = Outbox(asyncio.get_running_loop())
         self._hosts: dict[str, _Host] = {}
         self._transports: dict[str, httpx.AsyncBaseTransport] = {}
         #: Until the next head may be late. One timer, and a look at all connections, costs a request nothing.
@@ -258,13 +260,12 @@ class Network:
     def _send_on(self, lease: _Lease, data: bytes, rest: Sequence[bytes]) -> UnderWay:
         protocol = lease.protocol
         begun = protocol.expect_response(self._read_timeout_s)
-        try:
-            transport: Any = protocol.transport
-            transport.write(data)
+        if rest:
+            protocol.put(data)
             for piece in rest:
-                transport.write(piece)
-        except Exception as error:  # noqa: BLE001 - it is raised where the answer is waited for
-            begun.set_exception(error)
+                protocol.put(piece)
+        else:
+            protocol.write_soon(data, self._outbox)
         if self._silence_timer is None:
             self._look_for_silence()
         return UnderWay(lease, begun)
