@@ -2,8 +2,8 @@
 
 ``os.pwrite`` lets other threads have the interpreter while it writes. For the microsecond that the kernel takes to copy
 a record into its cache this is a loss: another thread is woken, and the caller may have to wait until it gets the
-interpreter back. ``PositionedWriter`` keeps it. That is for the event loop's thread, which waits for its write in either case; a
-thread that may be held up by a disk takes ``os.pwrite``.
+interpreter back. ``PositionedWriter`` keeps it. That is for the event loop's thread, which waits for its write in
+either case; a thread that may be held up by a disk takes ``os.pwrite``.
 """
 
 from __future__ import annotations

@@ -208,7 +208,8 @@ class Network:
         self._max_connections = max_connections
         self._pools: dict[str, _Pool] = {}
         self._timeout: Any = None
-        self._outbox = Outbox(asyncio.get_running_loop())
+        #: Made with the first request, of which there is an event loop.
+        self._outbox: Outbox | None = None
         self._hosts: dict[str, _Host] = {}
         self._transports: dict[str, httpx.AsyncBaseTransport] = {}
         #: Until the next head may be late. One timer, and a look at all connections, costs a request nothing.
@@ -265,6 +266,8 @@ class Network:
             for piece in rest:
                 protocol.put(piece)
         else:
+            if self._outbox is None:
+                self._outbox = Outbox(asyncio.get_running_loop())
             protocol.write_soon(data, self._outbox)
         if self._silence_timer is None:
             self._look_for_silence()
