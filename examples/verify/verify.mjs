@@ -797,10 +797,12 @@ async function verifyStatementAnchor(record, { anchor, key, leaves }, checkpoint
 
 /** Every cost from the receipt's counters and the table with its hash, every bill from cost and factor. */
 async function verifyPrices(prices, receipts, inside) {
+  const tables = {};
   for (const [hash, table] of Object.entries(prices)) {
     if (hex(await sha256(utf8(sorted(table)))) !== hash) refuse(`The price table under ${hash} was changed.`);
     if (!receipts.some((receipt) => receipt.price_hash === hash)) refuse(`No receipt names the price table ${hash}.`);
     checkTable(table, (why) => refuse(`The price table under ${hash} is not valid: ${why}.`));
+    tables[hash] = { ...stated(table), conditional: (table.conditional ?? []).map(stated) };
   }
   let [checked, unknown, otherwise, batches, lines, summed] = [0, 0, 0, 0, 0, 0];
   for (const receipt of inside) {
@@ -822,7 +824,7 @@ async function verifyPrices(prices, receipts, inside) {
       unknown++;
       continue;
     }
-    const table = prices[receipt.price_hash];
+    const table = tables[receipt.price_hash];
     const cost = costOf(table, receipt);
     const isSum = receipt.v > 6;
     if (isSum) {
@@ -860,6 +862,11 @@ const PICO_RATES = [
 ];
 const NANO_RATES = ["image", "audio_second", "call", "search"];
 const RATES = [...PICO_RATES.map((name) => `${name}_pico_usd`), ...NANO_RATES.map((name) => `${name}_nano_usd`)];
+
+/** What a table, or a row of it, says: null says nothing. */
+function stated(rates) {
+  return Object.fromEntries(Object.entries(rates).filter(([, value]) => value !== null));
+}
 
 /** That a table has no members but rates, conditions and "free", each of its type. */
 function checkTable({ free = false, conditional = [], ...base }, bad) {
@@ -972,10 +979,7 @@ function callsOf(table, receipt, cost) {
 }
 
 /** The rates that hold: those with more conditions lie over those with fewer, longer prompts over shorter ones. */
-function ratesFor(table, receipt) {
-  const said = (rates) => Object.fromEntries(Object.entries(rates).filter(([, value]) => value !== null));
-  const { conditional: rows = [], free, ...base } = said(table);
-  const conditional = rows.map(said);
+function ratesFor({ conditional = [], free, ...base }, receipt) {
   const conditionsOf = (rates) => CONDITIONS.filter((name) => rates[name] !== undefined);
   const layers = conditional
     .filter((rates) => holdsFor(rates, receipt))
