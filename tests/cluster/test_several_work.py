@@ -123,6 +123,8 @@ def test_what_a_batch_may_use_is_held_at_every_gateway_and_its_end_charged_once(
     end = {"id": made.json()["id"], "object": "batch", "status": "completed", "usage": USAGE}
     see_the_end_at_once(world, server, f"/batches/{end['id']}", key, end, looks=1)
     assert charged(world, key) == [(700, 300, COST_NANO_USD)]
+    # The others sum up no calls.
+    assert [each["calls"] for each in world.receipts(key) if each["v"] >= 7 and each["calls"]] == [100]
     assert stands() == (1_000, 0)
     balance = world.balance(tenant)
     assert (balance["balance_nano_usd"], balance["held_nano_usd"]) == (NANO_USD_PER_USD - COST_NANO_USD, 0)

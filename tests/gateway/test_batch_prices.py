@@ -146,6 +146,22 @@ def test_at_a_price_for_each_call_the_answered_lines_are_charged(
         assert "2 answered lines of batches are priced each by itself" in said, said
 
 
+def test_a_line_of_which_no_such_use_is_possible_is_charged_by_estimate(
+    place: Gateway, server: BatchServer, sign_up: SignUp
+) -> None:
+    """As a request by itself: no more than its model's context, a few times over."""
+    tenant, model = sign_up(place), "short"
+    place.cli("passport", "add", model, "--input-price", "1", "--output-price", "10", "--context-length", "1000")
+    batch_id = start(tenant, lines(model, model, max_tokens=50)).json()["id"]
+    worst = held(tenant)
+    server.files[model] = results(usage(900_000, 5), usage(9, 900_000))
+    server.finish(batch_id, output_file_id=model, usage=usage(900_009, 900_005))
+    wait_until(lambda: len(charges(tenant)) == 1, "the batch is charged")
+    [charged] = charges(tenant)
+    assert (charged["calls"], charged["usage_source"]) == (2, "estimate")
+    assert 14 < charged["prompt_tokens"] + charged["completion_tokens"] <= worst
+
+
 def test_results_that_are_gone_are_charged_by_what_the_upstream_tells_in_all(
     place: Gateway, server: BatchServer, server_upstream: Upstream, sign_up: SignUp
 ) -> None:

@@ -24,7 +24,7 @@ _USED = (
     *("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cache_write_tokens"),
     *("cache_write_1h_tokens", "audio_prompt_tokens", "audio_completion_tokens", "image_prompt_tokens"),
     *("image_completion_tokens", "images", "audio_ms", "characters", "searches", "cost_nano_usd"),
-    *("billed_nano_usd", "charged_nano_usd"),
+    *("billed_nano_usd", "charged_nano_usd", "calls"),
 )
 
 _ROWS = "SELECT key, state::text AS state FROM shared_state WHERE key = ANY($1)"

@@ -69,6 +69,17 @@ def receipt_header(receipt_id: str) -> tuple[bytes, bytes]:
     return b"x-trustgate-receipt", receipt_id.encode()
 
 
+def plausible_bounds(target: Target | None, prompt_tokens: int, choices: int) -> tuple[int, int]:
+    """Returns the most prompt and completion tokens that one call can have used at a target.
+
+    ``prompt_tokens``: the estimate of its prompt; ``choices``: how many completions it asked for.
+    """
+    passport = None if target is None else target.passport
+    context = (passport and passport.context_length) or _CONTEXT_TOKENS
+    completion = (passport and passport.max_output_tokens) or context
+    return max(_RUNS * context, _ESTIMATES_OFF * prompt_tokens), _RUNS * completion * max(choices, 1)
+
+
 class UsageMeter(Protocol):
     """What has metered an answer, whole or streamed."""
 
@@ -320,14 +331,8 @@ class Account(msgspec.Struct, eq=False):
         conversation that it keeps, and count otherwise than the estimate does.
         """
         call = self.request.call
-        passport = None if self.target is None else self.target.passport
-        context = (passport and passport.context_length) or _CONTEXT_TOKENS
-        completion = (passport and passport.max_output_tokens) or context
-        return meter.usage_or_estimate(
-            call.prompt_tokens,
-            prompt_bound=max(_RUNS * context, _ESTIMATES_OFF * call.prompt_tokens),
-            completion_bound=_RUNS * completion * max(call.choices, 1),
-        )
+        prompt_bound, completion_bound = plausible_bounds(self.target, call.prompt_tokens, call.choices)
+        return meter.usage_or_estimate(call.prompt_tokens, prompt_bound=prompt_bound, completion_bound=completion_bound)
 
     @property
     def prompt_tokens(self) -> int:

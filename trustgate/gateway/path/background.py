@@ -237,13 +237,12 @@ class BackgroundWork:
         Where there are neither: by the estimate of its lines.
         """
         reported, answered = read_answer(body), answered_lines(body)
-        told = None
-        if reported.usage is not None and tells_all(reported.usage):
+        results, told = BatchResults(handle, target, at_us), None
+        if reported.usage is not None and tells_all(reported.usage) and results.is_plausible(reported.usage):
             told = reported.usage
             summed = told_sum(handle, told, answered, target.price)
             if summed is not None:
                 return (summed,)
-        results = BatchResults(handle, target.price, at_us)
         if handle.kind == "message_batch":
             files = [f"{_path_of(handle)}/results"]
         else:

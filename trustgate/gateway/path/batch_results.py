@@ -13,10 +13,12 @@ import msgspec
 from trustgate.errors import Unavailable
 from trustgate.gateway.api.endpoints import ENDPOINTS
 from trustgate.gateway.api.object_ids import ObjectId, Work
+from trustgate.gateway.path.accounting import plausible_bounds
 from trustgate.models.metering.whole import read_answer
-from trustgate.models.pricing import BATCH_TIER, PriceTable
+from trustgate.models.pricing import BATCH_TIER
 from trustgate.models.summing import CallSums, SummedCalls
 from trustgate.models.upstream.answer import Answer
+from trustgate.models.upstream.targets import Target
 from trustgate.types import Usage
 
 #: The longest line of a batch's results that is read, bytes.
@@ -46,14 +48,23 @@ class _Result(msgspec.Struct):
 class BatchResults:
     """Reads results line by line. ``read`` never raises."""
 
-    def __init__(self, handle: ObjectId, price: PriceTable, at_us: int) -> None:
-        """``handle``: the batch's; ``price``: the model's at ``at_us``, microseconds UTC."""
+    def __init__(self, handle: ObjectId, target: Target, at_us: int) -> None:
+        """``handle``: the batch's; ``target``: has it; ``at_us``: the time whose price holds, microseconds UTC."""
         self._work = work = handle.work or Work()
         #: What counts for the prompt of an answer without usage.
         self._prompt_estimate = work.prompt_tokens // max(work.lines, 1)
         self._meter = _METERS.get(work.endpoints[0], read_answer) if len(work.endpoints) == 1 else read_answer
+        prompt_bound, completion_bound = plausible_bounds(target, work.largest_prompt, 1)
+        #: The most that one line can have used: how many completions it asked for is not known here.
+        self._bounds = {"prompt_bound": prompt_bound, "completion_bound": max(completion_bound, work.completion_tokens)}
         conditions = Usage(service_tier=BATCH_TIER, image_size=work.image_size, image_quality=work.image_quality)
-        self._sums = CallSums(price, at_us, conditions, is_by_call=work.owes_calls)
+        self._sums = CallSums(target.price, at_us, conditions, is_by_call=work.owes_calls)
+
+    def is_plausible(self, told: Usage) -> bool:
+        """Returns whether all lines together can have used what the upstream reports of the batch."""
+        lines = max(self._work.lines, 1)
+        most = {name: bound * lines for name, bound in self._bounds.items()}
+        return told.prompt_tokens <= most["prompt_bound"] and told.completion_tokens <= most["completion_bound"]
 
     def read(self, line: bytes) -> None:
         """Add what one line used; of one that failed nothing."""
@@ -67,7 +78,7 @@ class BatchResults:
         reported = self._meter(answer)
         if reported.failure is not None or (reported.usage is None and not reported.completion_estimate):
             return
-        self._sums.add(reported.usage_or_estimate(self._prompt_estimate))
+        self._sums.add(reported.usage_or_estimate(self._prompt_estimate, **self._bounds))
 
     def sums(self, told: Usage | None, answered: int) -> Sequence[SummedCalls]:
         """Returns what is to be charged.
