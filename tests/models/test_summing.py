@@ -188,3 +188,30 @@ def test_a_step_that_cannot_hold_is_noticed(calls: int, step: int, prompt: int, 
     usage = msgspec.structs.replace(BATCH, prompt_tokens=prompt)
     receipt = receipt_of(SummedCalls(usage=usage, calls=calls, step=step))
     assert step_fault(PriceTable(STEPPED), receipt, usage) == fault
+
+
+# what is held
+
+
+def test_a_shorter_prompt_that_is_dearer_is_held() -> None:
+    """A request and a line may turn out shorter than their estimate."""
+    above = ConditionalRates(above_prompt_tokens=100, input_pico_usd=1_000)
+    table = PriceTable(Prices(input_pico_usd=10_000, conditional=(above,)))
+    ask = Usage(prompt_tokens=150)
+    assert (table.worst_nano_usd(ask, AT_US), table.worst_line_nano_usd(ask, AT_US)) == (1_000, 1_000)
+    assert table.worst_nano_usd(Usage(prompt_tokens=1_500), AT_US) == 1_500
+
+
+def test_a_line_is_held_at_the_dearest_price_from_now_on() -> None:
+    """It is served some time later; what it costs at other tiers and at times that are over does not matter."""
+    rows = (
+        ConditionalRates(until_us=AT_US - 5, input_pico_usd=9_000_000),
+        ConditionalRates(from_us=AT_US + 5, until_us=AT_US + 9, input_pico_usd=3_000),
+        ConditionalRates(service_tier="priority", input_pico_usd=8_000_000),
+        ConditionalRates(service_tier=BATCH_TIER, until_us=AT_US + 7, input_pico_usd=500),
+    )
+    table = PriceTable(Prices(input_pico_usd=1_000, conditional=rows))
+    ask = Usage(prompt_tokens=100)
+    assert table.worst_line_nano_usd(ask, AT_US) == 300
+    assert table.worst_line_nano_usd(ask, AT_US + 9) == 100
+    assert table.worst_nano_usd(ask, AT_US) == 100
