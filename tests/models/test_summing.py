@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.models.test_pricing import AT_US
@@ -150,6 +150,8 @@ STEPPED = Prices(
 
 
 @given(st.integers(0, 10_000), st.integers(1, 20))
+@example(200, 2)
+@example(201, 2)
 def test_a_sum_alone_is_priced_as_calls_of_one_length(prompt: int, calls: int) -> None:
     sums = CallSums(PriceTable(STEPPED), AT_US, BATCH)
     sums.add_sum(Usage(prompt_tokens=prompt), calls)
