@@ -44,6 +44,7 @@ Owns: the tree, the statuses and the JSON form. Source of the JSON form: OpenAI 
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -318,3 +319,10 @@ class AnchorPending(ChainError):
 
 class AnchorRefused(ChainError):
     code = "anchor_refused"
+
+
+def disk_hint(error: OSError, otherwise: str) -> str:
+    """Returns what an operator can do where a file could not be written; ``otherwise``: where its disk is well."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Free some space on its disk."
+    return "Its disk is mounted read-only: mount it for writing." if error.errno == errno.EROFS else otherwise

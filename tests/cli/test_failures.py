@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import GatewayFactory
-from tests.support.disks import tiny_disk
+from tests.support.disks import fill, tiny_disk
 from tests.support.gateway import Gateway
 from tests.support.processes import PATIENCE_S, clean_environment
 from trustgate import __version__
@@ -109,6 +109,24 @@ def test_a_home_on_a_disk_for_reading_alone_is_told_with_its_reason(tmp_path: Pa
             assert result.returncode == 1
             assert result.stderr.startswith(f"Error: The home folder {disk} is on a disk that is".encode())
         assert b"is on a disk that is mounted read-only" in _run("--home", str(disk), "doctor").stdout
+
+
+def test_on_a_full_disk_a_settings_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    with tiny_disk(tmp_path / "disk", 2**20) as disk:
+        settings = disk / "home" / "trustgate.toml"
+        settings.parent.mkdir()
+        filler = fill(disk)
+        refused = _run("--home", str(settings.parent), "init", "--yes")
+        assert (refused.returncode, refused.stderr.splitlines()[1]) == (1, b"  Free some space on its disk.")
+        assert not settings.exists()
+        filler.unlink()
+        settings.write_text("# mine\n")
+        fill(disk)
+        refused = _run("--home", str(settings.parent), "init", "--yes", "--force")
+        assert (refused.returncode, refused.stderr.splitlines()[1]) == (1, b"  Free some space on its disk.")
+        assert settings.read_text() == "# mine\n"
+        refused = _run("--home", str(disk / "other"), "tenant", "add", "acme")
+        assert (refused.returncode, refused.stderr.splitlines()[1]) == (1, b"  Free some space on its disk.")
 
 
 def test_a_long_home_needs_a_folder_for_its_socket(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trustgate.errors import Conflict, HomeUnusable
+from trustgate.errors import Conflict, HomeUnusable, disk_hint
+from trustgate.formats.durable import create_durably, write_durably
 from trustgate.settings import describe, describe_sections
 
 _WIDTH = 100
@@ -59,18 +60,19 @@ def write_settings_file(path: Path, text: str, *, replace: bool) -> Path | None:
 
     Raises ``Conflict`` when there is one and it is not to be replaced, ``HomeUnusable`` when it cannot be written.
     """
-    kept = None
+    # Whole, or not there: a server must not start with the half of it that a full disk took.
+    kept = path.with_name(f"{path.name}.old") if replace and path.exists() else None
     try:
-        if replace and path.exists():
-            kept = path.with_name(f"{path.name}.old")
-            path.replace(kept)
-        with path.open("x", encoding="utf-8") as file:
-            path.chmod(0o600)
-            file.write(text)
+        if kept is None:
+            create_durably(path, text.encode())
+        else:
+            write_durably(kept, path.read_bytes())
+            write_durably(path, text.encode())
     except FileExistsError:
         raise settings_file_exists(path) from None
     except OSError as error:
-        raise HomeUnusable(f"{path} cannot be written: {error.strerror}.", hint="Correct its permissions.") from None
+        hint = disk_hint(error, "Correct the permissions of its folder.")
+        raise HomeUnusable(f"{path} cannot be written: {error.strerror}.", hint=hint) from None
     return kept
 
 

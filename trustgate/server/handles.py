@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from trustgate.errors import OperatorError
+from trustgate.errors import OperatorError, disk_hint
 from trustgate.gateway.api.object_ids import ObjectIds
 from trustgate.store import Store
 
@@ -39,5 +39,5 @@ def open_handles(path: Path, open_file: Callable[[Path], Ids]) -> Ids:
         return open_file(path)
     except OSError as error:
         raise OperatorError(
-            f"The file {path} cannot be used: {error.strerror}.", hint="Correct its permissions."
+            f"The file {path} cannot be used: {error.strerror}.", hint=disk_hint(error, "Correct its permissions.")
         ) from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trustgate.errors import HomeUnusable, SettingsError
+from trustgate.errors import HomeUnusable, SettingsError, disk_hint
 from trustgate.settings.environment import (
     read_headers_variable,
     read_secret_file,
@@ -205,7 +205,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         except OSError as error:
             raise HomeUnusable(
                 f"The home folder {self.home} cannot be created: {error.strerror}.",
-                hint="Choose another folder with --home or TRUSTGATE_HOME, or correct its permissions.",
+                hint=disk_hint(error, "Choose another folder with --home or TRUSTGATE_HOME, or correct its rights."),
             ) from None
         if not os.access(self.home, os.W_OK | os.X_OK):
             if is_read_only(self.home):

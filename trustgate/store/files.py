@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trustgate.errors import HomeUnusable, OperatorError
+from trustgate.errors import HomeUnusable, OperatorError, disk_hint
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -24,5 +24,7 @@ def unusable(folder: Path, error: OSError) -> OperatorError:
     """Returns the error that a folder is to an operator in which a file cannot be made or written."""
     return HomeUnusable(
         f"The folder {folder} cannot be used: {error.strerror or error}.",
-        hint="Create it, or give it to the user who runs TrustGate, or choose another one with --home.",
+        hint=disk_hint(
+            error, "Create it, or give it to the user who runs TrustGate, or choose another one with --home."
+        ),
     )
