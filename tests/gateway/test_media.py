@@ -224,6 +224,15 @@ def test_seconds_that_are_reported_count_in_a_stream_as_in_whole_answers(
     assert told == [(9_000, "provider", 900_000), (9_000, "estimate", prompt * 1_000 + completion * 2_000)]
 
 
+def test_seconds_that_no_such_recording_has_are_not_believed(tenant: Tenant, scripted: Upstream, priced: str) -> None:
+    for usage in ({"seconds": 10_000_000}, {"seconds": 10_000_000, "input_tokens": 14, "output_tokens": 5}):
+        scripted.script(Reply.json({"text": HEARD, "usage": usage}))
+        receipt = receipt_of(tenant, transcribe(tenant, model=priced, sound=silence(3)))["receipt"]
+        by_tokens = "input_tokens" in usage
+        assert receipt["cost_nano_usd"] == (14 * 1_000 + 5 * 2_000 if by_tokens else 300_000)
+        assert receipt["usage_contradictory"] and receipt["usage_source"] == ("provider" if by_tokens else "estimate")
+
+
 def test_a_recording_that_tells_no_length_is_estimated(tenant: Tenant, scripted: Upstream, priced: str) -> None:
     scripted.script(Reply.json({"text": HEARD}))
     got = transcribe(tenant, model=priced, sound=bytes(80_000))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from typing import Final
 
 import msgspec
 
@@ -26,6 +27,11 @@ from trustgate.models.pricing import NOT_PRICED, is_by_tokens
 from trustgate.models.upstream.answer import Answer, EventStream, Frame
 from trustgate.models.upstream.failures import failed_event, stream_error
 from trustgate.types import Prices, Usage
+
+#: A recording that is reported to be so many times as long as its size allows was not sent; one that is shorter than a
+#: minute counts as one of a minute.
+_TIMES_AS_LONG: Final = 4
+_SHORT_MS: Final = 60_000
 
 
 def relay(answer: Answer, delivery: Delivery, objects: ObjectAccounting | None) -> Awaitable[None] | None:
@@ -334,6 +340,10 @@ def _heard(usage: Usage, account: Account) -> Usage:
     length: the same whatever form the transcript is in. A model with a price a second is not charged by estimated
     tokens.
     """
+    if usage.audio_ms > _TIMES_AS_LONG * max(account.request.call.audio_ms, _SHORT_MS):
+        # No such recording was sent.
+        is_estimate = usage.estimated or not usage.total_tokens
+        usage = msgspec.structs.replace(usage, audio_ms=0, estimated=is_estimate, contradictory=True)
     prices = _prices_of(account)
     by_second, by_tokens = bool(prices.audio_second_nano_usd), is_by_tokens(prices)
     if not usage.estimated:
@@ -345,7 +355,7 @@ def _heard(usage: Usage, account: Account) -> Usage:
     else:
         audio_ms = _length_ms(usage, account)
         if by_second:
-            return Usage(audio_ms=audio_ms, estimated=True)
+            return Usage(audio_ms=audio_ms, estimated=True, contradictory=usage.contradictory)
     prompt, completion = units.transcription_tokens(audio_ms)
     return msgspec.structs.replace(
         usage,
