@@ -95,6 +95,21 @@ async def test_what_is_supported(double: FacilitatorDouble, remote: RemoteFacili
     assert solana.extra == {"feePayer": double.fee_payer}
 
 
+async def test_a_kind_of_another_shape_is_passed_over(double: FacilitatorDouble, remote: RemoteFacilitator) -> None:
+    known = {"x402Version": 2, "scheme": "exact", "network": BASE_SEPOLIA}
+    odd: list[Any] = [
+        {"scheme": "upto", "networks": ["base"]},
+        {**known, "x402Version": "3"},
+        {**known, "extra": []},
+        "exact",
+    ]
+    double.kinds = [*odd, known]
+    assert [kind.network for kind in await remote.supported()] == [BASE_SEPOLIA]
+    double.kinds = odd
+    with pytest.raises(FacilitatorUnavailable):
+        await remote.supported()
+
+
 async def test_a_payload_that_is_no_payment_is_for_the_facilitator_to_judge(
     double: FacilitatorDouble, remote: RemoteFacilitator
 ) -> None:

@@ -88,7 +88,7 @@ class _Kind(Struct, rename="camel"):
 
 
 class _Supported(Struct):
-    kinds: list[_Kind]
+    kinds: list[msgspec.Raw]
 
 
 def check_facilitator_url(url: str) -> str:
@@ -128,11 +128,14 @@ class RemoteFacilitator:
         answer = _decoded(reply.body, _Supported) if reply.status == 200 else None
         if reply.status in _KEY_WANTED:
             raise self._keyless(reply.status)
-        if answer is None:
+        # Kinds of another shape are passed over: they may be those of a version to come.
+        kinds = [] if answer is None else [_decoded(bytes(kind), _Kind) for kind in answer.kinds]
+        known = [kind for kind in kinds if kind is not None]
+        if answer is None or (kinds and not known):
             raise self._silent(f"did not list what it supports (HTTP {reply.status})")
         return tuple(
             Kind(x402_version=kind.x402_version, scheme=kind.scheme, network=kind.network, extra=kind.extra or {})
-            for kind in answer.kinds
+            for kind in known
         )
 
     async def verify(self, payment: Payment) -> VerifyResult:
