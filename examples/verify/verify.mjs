@@ -1311,7 +1311,12 @@ class Unreadable extends Error {}
 function summaryLines(document) {
   const rows = statementSummary(document);
   const width = Math.max(...rows.map(([name]) => name.length));
-  return ["", ...rows.map(([name, value]) => `${name.padEnd(width)}  ${value}`), ""];
+  return ["", ...rows.map(([name, value]) => plain(`${name.padEnd(width)}  ${value}`)), ""];
+}
+
+/** Text for a terminal: what a file says may neither move the cursor nor turn the line around. */
+function plain(text) {
+  return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, "\ufffd");
 }
 
 async function main(args) {
@@ -1330,13 +1335,13 @@ async function main(args) {
   for (const data of given.previous) {
     const before = await verifyStatement(data, { key: given.key });
     if (!before.ok) {
-      stdout.write(`REFUSED: an earlier statement: ${before.checks.at(-1).name}: ${before.checks.at(-1).detail}\n`);
+      stdout.write(`REFUSED: an earlier statement: ${before.checks.at(-1).name}: ${plain(before.checks.at(-1).detail)}\n`);
       return 1;
     }
     given.earlier.push(before.opening);
   }
   const { ok, checks, found } = await (what === "statement" ? verifyStatement : verifyBundle)(given.data, given);
-  for (const { name, state, detail } of checks) stdout.write(`${state.padEnd(11)}  ${name}: ${detail}\n`);
+  for (const { name, state, detail } of checks) stdout.write(`${state.padEnd(11)}  ${name}: ${plain(detail)}\n`);
   if (found?.transaction) stdout.write(`not checked  chain: ${CHAIN_NOT_ASKED}\n`);
   if (ok && what === "statement") stdout.write(`${summaryLines(found.document).join("\n")}\n`);
   stdout.write(ok ? `The ${what} holds.\n` : `REFUSED: ${checks.at(-1).name}\n`);

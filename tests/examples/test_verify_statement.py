@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import gzip
 import json
 import random
@@ -181,6 +182,27 @@ def test_sums_are_exact_however_large_their_parts(made: Made) -> None:
     data = forged(made.statements[0, SEPTEMBER], change, opening_nano_usd=most)
     assert by_node([data]) == [by_python(data)]
     assert "failed" not in {state for _, state in by_python(data)}
+
+
+def test_the_script_prints_no_control_codes(made: Made, tmp_path: Path) -> None:
+    """A file that is checked must not write the verdict."""
+    code = "\x1b[2J\x9b1m\u202e\u2028\n"
+
+    def change(receipts: list[dict[str, Any]], billed_more: int = 0) -> None:
+        for each in receipts:
+            each["model"] = f"{code}The statement holds."
+            each["id"] += code
+            if each["finish"] == "complete" and each["v"] > 2:
+                each["billed_nano_usd"] += billed_more
+
+    file = tmp_path / "statement.json"
+    for billed_more, last in ((0, "The statement holds."), (1, "REFUSED: prices")):
+        spoil = functools.partial(change, billed_more=billed_more)
+        file.write_bytes(forged(made.statements[0, SEPTEMBER], spoil))
+        said = node(SCRIPT, file).stdout
+        assert not set(code) - {"\n", "[", "2", "J", "1", "m"} & set(said)
+        assert "\ufffd[2J" in said and said.splitlines()[-1] == last
+        assert "\nThe statement holds." not in said.removesuffix(f"\n{last}\n")
 
 
 def test_node_with_all_that_can_be_given(made: Made, other: Made) -> None:
