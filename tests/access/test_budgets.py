@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -654,3 +655,20 @@ def test_what_is_rebuilt_from_receipts_is_what_was_counted(
     for _ in range(3):
         assert used(rebuilt, later) == used(budgets, later)
         later += 40_000 * SECOND
+
+
+@pytest.mark.parametrize("span", ["month", "total", "3600s"])
+def test_a_subject_takes_little_memory(span: str) -> None:
+    """An app may have hundreds of thousands of end users, each with a counter of its own."""
+    budgets = having(budget(10**12, span, "tokens", each="end_user"))
+    users = [drawer(end_user=f"eu_{number:024x}") for number in range(2_000)]
+    tracemalloc.start()
+    try:
+        for number, user in enumerate(users):
+            budgets.count(user, 10**6 + number, 0, NOON + number)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert len(used(budgets)) == 2_000
+    assert taken / 2_000 < 600, "bytes a subject"
