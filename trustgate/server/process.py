@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import mmap
 import os
+import re
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from pathlib import Path, PurePath
 from typing import Any
 
 from trustgate.signals import take_held_hangup
@@ -15,6 +20,8 @@ from trustgate.tasks import end_tasks
 
 #: The exit code of a process that SIGINT ended, as shells have it.
 _INTERRUPTED = 130
+#: A mapping's first line in /proc/PID/smaps (proc_pid_smaps(5)): addresses, permissions, offset, device, inode, path.
+_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) [0-9a-f]+ \S+ ([0-9]+) +(\S.*)")
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -76,6 +83,49 @@ def on_hangup(stop: asyncio.Event, reload: Callable[[], Coroutine[Any, Any, None
         yield
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
+
+
+def let_go_of_code(name: str) -> int:
+    """Have the system take a library's code out of this process's memory, where it is mapped; what runs comes back.
+
+    A start runs much code that nothing runs later, and of DuckDB's the system maps 64 KB around each page that is
+    touched: 30 MB count as resident, of which half is used by a server. The pages stay in the system's cache: one that
+    is wanted again costs a microsecond.
+
+    On Linux alone. Only what is mapped from a file, executable and never written to is let go: no byte can be lost.
+
+    Args:
+        name: What the library's file name begins with.
+
+    Returns:
+        How many bytes of code the process has mapped of it; 0 where nothing was done.
+    """
+    advice = getattr(mmap, "MADV_DONTNEED", None)
+    if sys.platform != "linux" or advice is None:
+        return 0
+    done = 0
+    with contextlib.suppress(OSError, AttributeError):
+        madvise = ctypes.CDLL(None).madvise
+        lines = Path("/proc/self/smaps").read_text(errors="surrogateescape").splitlines()
+        for start, end in _code(lines, name):
+            if madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice) == 0:
+                done += end - start
+    return done
+
+
+def _code(lines: Iterable[str], name: str) -> Iterator[tuple[int, int]]:
+    """Yields from where to where the code of such a library is mapped of which no page is this process's own."""
+    found: tuple[int, int] | None = None
+    for line in lines:
+        mapping = _MAPPING.fullmatch(line)
+        if mapping is not None:
+            start, end, permissions, inode, path = mapping.groups()
+            is_code = permissions == "r-xp" and inode != "0" and PurePath(path).name.startswith(name)
+            found = (int(start, 16), int(end, 16)) if is_code else None
+        elif found is not None and line.startswith("Anonymous:"):
+            if line.split()[1] == "0":
+                yield found
+            found = None
 
 
 def has_terminal() -> bool:

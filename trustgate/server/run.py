@@ -40,7 +40,7 @@ from trustgate.server.memory import load_memory
 from trustgate.server.overseer import NO_OVERSEER, Overseer, beat_for_ever, overseer_of
 from trustgate.server.pages import forget_console
 from trustgate.server.parts import Server
-from trustgate.server.process import background, loop_factory, on_hangup, stop_on_signal
+from trustgate.server.process import background, let_go_of_code, loop_factory, on_hangup, stop_on_signal
 from trustgate.server.request_events import Observer
 from trustgate.server.stopping import Stopping
 from trustgate.settings import Settings
@@ -476,6 +476,7 @@ def _settle() -> None:
     """What was loaded to start is here to stay: the collector need not walk it again and again."""
     gc.collect()
     gc.freeze()
+    let_go_of_code("_duckdb.")
     # Requests make few cycles: to look for them after every 700 objects costs more than what is found.
     gc.set_threshold(10_000, 20, 20)
 

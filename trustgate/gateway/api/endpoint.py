@@ -38,6 +38,17 @@ Body = Literal["json", "form", "none"]
 Method = Literal["GET", "POST", "DELETE", "PUT", "PATCH"]
 
 
+#: What decodes bodies, by wire type: one for all its endpoints, since each takes some kilobytes.
+_decoders: dict[Any, Callable[[bytes], Any]] = {}
+
+
+def _decoder(wire: Any) -> Callable[[bytes], Any]:
+    found = _decoders.get(wire)
+    if found is None:
+        found = _decoders[wire] = msgspec.json.Decoder(wire).decode
+    return found
+
+
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One route of the path. ``name`` is what plans and receipts call it; several routes may share one."""
 
@@ -129,7 +140,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             "is_model_named": is_plain and "model" in self.needed,
             "goes_as_it_came": self.body == "json" and self.makes != "message_batch",
             "sells_keyless": is_keyless,
-            "_decode": msgspec.json.Decoder(self.wire).decode,
+            "_decode": _decoder(self.wire),
             "_unremarkable": COMMON | frozenset(self.wire.__struct_fields__),
             "_marks": marks,
         }

@@ -7,6 +7,7 @@ needs no key. Sources: OpenAPI Specification 3.1.0; Agentcash Discovery specific
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -412,14 +413,17 @@ class OpenApi:
 
     def __init__(self, storefront: Storefront) -> None:
         self._storefront = storefront
-        #: The last sale that was described.
-        self._with: tuple[OpenSale | None, bytes] = (None, b"")
-        self._without_sale = msgspec.json.encode(document(storefront.public_url))
+        #: What was described last, and the sale in it. Half a megabyte: made when it is asked for.
+        self._made: tuple[OpenSale | None, bytes] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sale = self._storefront.sale()
-        if sale is not None and self._with[0] is not sale:
-            self._with = sale, msgspec.json.encode(document(self._storefront.public_url, sale))
-        body = self._without_sale if sale is None else self._with[1]
+        if self._made is None or self._made[0] is not sale:
+            # In a thread: it takes some 20 ms.
+            self._made = sale, await asyncio.to_thread(self._describe, sale)
+        body = self._made[1]
         headers = [(b"content-type", b"application/json"), (b"cache-control", b"public, max-age=60")]
         await send_body(send, 200, headers, body)
+
+    def _describe(self, sale: OpenSale | None) -> bytes:
+        return msgspec.json.encode(document(self._storefront.public_url, sale))
