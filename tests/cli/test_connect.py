@@ -403,6 +403,7 @@ def test_curls_command_works_and_has_no_key_among_its_arguments(place: tuple[Gat
         (("codex", "--key-stdin"), "--key-stdin gives --check its key"),
         (("codex", "--check", "--key-stdin"), "There is no key on stdin"),
         (("codex", "--check", "--key-variable", "NOT_SET"), "NOT_SET is not set"),
+        (("codex", "--check", "--key-variable", "NOT_SET"), "or have one made: --new-key TENANT"),
         (("codex", "--key-variable", "not a name"), "--key-variable"),
         (("codex", "--url", "ftp://x"), "--url"),
         (("codex", "--model", ""), "--model"),

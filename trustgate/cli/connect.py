@@ -13,7 +13,7 @@ from trustgate.admin.commands import KeyCreate, Status
 from trustgate.cli import render
 from trustgate.cli.connecting.clients import CLIENTS, ECHO, OWN_VARIABLE, ClientName, ClientTarget, Connectable
 from trustgate.cli.context import JsonOption, execute, public_address, session
-from trustgate.errors import InvalidRequest
+from trustgate.errors import InvalidRequest, SettingsError
 from trustgate.settings import read_secret_variable, why_not_base_url, why_not_variable_name
 
 
@@ -100,7 +100,7 @@ def connect(
         key = made.secret
         document["key"] = {"id": made.key.id, "secret": made.secret}
     if check:
-        key = key or (_key_from_stdin() if key_stdin else read_secret_variable(target.variable))
+        key = key or (_key_from_stdin() if key_stdin else _key_from_variable(target.variable))
         _check(connectable, target, key, document, json)
     else:
         _print(document, json)
@@ -174,6 +174,15 @@ def _variable(client: Connectable, given: str | None) -> str:
     if fault is not None:
         raise InvalidRequest(f"--key-variable {fault}.", hint=f"For example: --key-variable {OWN_VARIABLE}")
     return given
+
+
+def _key_from_variable(name: str) -> str:
+    try:
+        return read_secret_variable(name)
+    except SettingsError as error:
+        raise InvalidRequest(
+            error.message, hint=f"Set it to a tenant's key: export {name}=…, or have one made: --new-key TENANT"
+        ) from None
 
 
 def _key_from_stdin() -> str:

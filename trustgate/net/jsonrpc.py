@@ -74,7 +74,7 @@ class JsonRpc:
         except PeerFailed as failure:
             raise self.unavailable(str(failure)) from None
         envelope = _decode(answer)
-        if envelope is not None and envelope.error is not None and (status == 200 or status < 500):
+        if envelope is not None and envelope.error is not None and status < 500:
             if envelope.error.code in _PASSING_CODES or status in _PASSING_STATUSES:
                 raise self.unavailable(f"cannot answer {method} now: {self._said(envelope.error)}", retry_after_s)
             raise self._rejected(method, envelope.error)
