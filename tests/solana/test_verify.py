@@ -33,6 +33,7 @@ from tests.support.chain import (
     too_many,
 )
 from tests.support.flush_driver import log_key, payer_key, root_of, target_of
+from tests.support.processes import PATIENCE_S, free_port
 from trustgate.errors import AnchorRefused, RpcRejected, RpcUnavailable, VerificationFailed
 from trustgate.formats.solana_transaction import Transaction, read_transaction
 from trustgate.localnet import Localnet, running_localnet
@@ -370,6 +371,15 @@ async def test_a_history_that_goes_round_in_circles(world: World) -> None:
     await world.post(note(5))
     with pytest.raises(RpcUnavailable, match="out of order"):
         await world.verify(Wrong("getSignaturesForAddress", from_the_start, 10_000), timing=HASTY)
+
+
+async def test_a_node_that_cannot_be_reached_is_not_waited_for_as_long_as_a_history_may_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trustgate.solana.verify._FIND_TIMEOUT_S", 0.0)
+    async with asyncio.timeout(PATIENCE_S), RpcClient(Cluster("custom", f"http://127.0.0.1:{free_port()}")) as rpc:
+        with pytest.raises(RpcUnavailable, match="cannot be reached"):
+            await verify_chain(rpc, KEY.address, STRANGER)
 
 
 # one transaction

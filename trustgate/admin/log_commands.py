@@ -152,6 +152,8 @@ class AnchorVerify(Command[AnchorAudit], frozen=True, kw_only=True, tag="anchor.
     rpc: str | None = None
     keypair: str | None = None
     result = AnchorAudit
+    #: A long history is read page by page, from nodes that limit the rate.
+    timeout_s = 3600.0
 
 
 class AnchorKey(msgspec.Struct, frozen=True, kw_only=True):

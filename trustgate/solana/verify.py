@@ -76,9 +76,11 @@ async def verify_chain(
     What does not hold is in the answer, not raised. Raises ``RpcUnavailable``, ``RpcRejected``, and ``AnchorRefused``
     where the node is not of the cluster that it is named as.
     """
-    retry_budget = RetryBudget(RetryTiming(timeout_s=_TIMEOUT_S) if timing is None else timing, _ignore)
-    genesis = await retry_budget.ask(rpc.genesis_hash)
+    # A node that cannot be reached at all is not waited for as long as one that stops to answer amid a long history.
+    begin = RetryBudget(RetryTiming(timeout_s=_FIND_TIMEOUT_S) if timing is None else timing, _ignore)
+    genesis = await begin.ask(rpc.genesis_hash)
     check_genesis(rpc.cluster, genesis)
+    retry_budget = RetryBudget(RetryTiming(timeout_s=_TIMEOUT_S) if timing is None else timing, _ignore)
     history = await read_history(rpc, address, "finalized", retry_budget)
     claims = [post for post in history.posts if any(_claims(memo, log.origin) for memo in post.memos)]
     findings: list[AnchorFinding] = []
