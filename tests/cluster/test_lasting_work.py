@@ -99,7 +99,8 @@ async def test_what_is_held_outlives_the_process_that_began_it_and_is_given_back
 
 async def test_work_is_held_on_a_budget_that_comes_while_its_hold_waits_for_rows(url: str) -> None:
     stranger = connections.lengthy_session(PostgresAddress(url))
-    async with bookkeepers(url, 1) as [keeper]:
+    async with bookkeepers(url, 2) as [keeper, other]:
+        other.books.budgets.put(BUDGET)
         async with stranger.use() as connection, connection.transaction():
             await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
             holding = asyncio.ensure_future(begin(keeper))
@@ -108,10 +109,25 @@ async def test_work_is_held_on_a_budget_that_comes_while_its_hold_waits_for_rows
                     pass
             keeper.books.budgets.put(BUDGET)
         await holding
-        assert await figures(keeper) == (600, 0, 600, 50)
+        assert await figures(keeper) == await figures(other) == (600, 0, 600, 50)
         assert await charge(keeper, 1, is_look=True) is not None
-        assert await figures(keeper) == (100, 100, 0, 0)
+        assert await figures(keeper) == await figures(other) == (100, 100, 0, 0)
     await stranger.close()
+
+
+async def test_what_one_key_holds_is_given_back_by_a_request_of_another(url: str) -> None:
+    """The receipt's own rows are of the other key, and the process that sees the end has not begun the work."""
+    limits = Limits(tokens_per_day=1_000)
+    one, two = (make_caller(key_id=key_id, plan=limits, key=limits) for key_id in ("key_1", "key_2"))
+    async with bookkeepers(url, 2, BUDGET) as [began, saw]:
+        await began.books.hold_work(began.books.work_of(KEY, one, drawer_of(one), Ask(600, 50), 50))
+        hold = await saw.ask(two)
+        settling = {"hold": hold, "use": Use(100, 30, 30), "work": EndedWork(KEY, is_look=False)}
+        assert await saw.books.close(receipt=charging(1), secret=bytes(32), **settling) is not None
+        for keeper in (began, saw):
+            await keeper.books.refresh_counts("key_1", "key_2")
+            keys = [keeper.books.quota.used(key, keeper.clock())["day"]["tokens"] for key in ("key_1", "key_2")]
+            assert (await figures(keeper), keys) == ((100, 100, 0, 0), [0, 100])
 
 
 async def test_of_all_that_see_the_end_at_once_one_charges(url: str) -> None:
