@@ -10,7 +10,7 @@ import pytest
 from trustgate.models.metering.answer import failure_in, failure_of_event
 from trustgate.models.metering.chunks import StreamMeter
 from trustgate.models.metering.events import EventMeter, MessagesMeter, read_object
-from trustgate.models.metering.sse import frame_data, frame_event
+from trustgate.models.metering.sse import frame_data, frame_event, frame_parts
 from trustgate.models.metering.whole import read_images, read_scores, read_transcript
 from trustgate.models.pricing import PriceTable
 from trustgate.types import ConditionalRates, Prices, Usage
@@ -82,6 +82,7 @@ def test_an_object_says_what_it_is(body: bytes, told: tuple[str, str]) -> None:
 )
 def test_two_lines_are_a_name_and_data_only_where_they_say_so(frame: bytes, data: bytes | None, event: str) -> None:
     assert (frame_data(frame), frame_event(frame)) == (data, event)
+    assert frame_parts(frame) == (data or b"", event)
 
 
 def test_an_empty_list_and_a_list_of_vectors_are_no_failures() -> None:
@@ -91,7 +92,7 @@ def test_an_empty_list_and_a_list_of_vectors_are_no_failures() -> None:
 
 def test_an_event_named_error_is_read_where_nothing_in_it_is() -> None:
     assert failure_of_event(b'{"message": "Too many.", "code": "rate_limit_exceeded"}').message == "Too many."
-    assert failure_of_event(b'{"error": {"message": "Too many."}}').message == "Too many."
+    assert failure_of_event(b'{"code": "rate_limit_exceeded"}').status == 429, "without that event it says nothing"
 
 
 def test_what_an_image_endpoint_thought_is_no_image() -> None:
