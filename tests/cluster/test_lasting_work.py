@@ -122,8 +122,10 @@ async def test_what_one_key_holds_is_given_back_by_a_request_of_another(url: str
     async with bookkeepers(url, 2, BUDGET) as [began, saw]:
         await began.books.hold_work(began.books.work_of(KEY, one, drawer_of(one), Ask(600, 50), 50))
         hold = await saw.ask(two)
-        settling = {"hold": hold, "use": Use(100, 30, 30), "work": EndedWork(KEY, is_look=False)}
-        assert await saw.books.close(receipt=charging(1), secret=bytes(32), **settling) is not None
+        closing = saw.books.close(
+            receipt=charging(1), secret=bytes(32), hold=hold, use=Use(100, 30, 30), work=EndedWork(KEY, is_look=False)
+        )
+        assert await closing is not None
         for keeper in (began, saw):
             await keeper.books.refresh_counts("key_1", "key_2")
             keys = [keeper.books.quota.used(key, keeper.clock())["day"]["tokens"] for key in ("key_1", "key_2")]

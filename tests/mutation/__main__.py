@@ -36,6 +36,7 @@ from tests.mutation import reach
 from tests.mutation.mutants import Mutant, mutants_of
 
 _METERING = (
+    "tests/models/test_reports.py",
     "tests/models/test_counts.py",
     "tests/models/test_events.py",
     "tests/models/test_sse.py",
@@ -169,6 +170,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "models/upstream/response.py": ("tests/models/test_response.py", "tests/gateway/test_answers.py"),
     "models/upstream/transport.py": ("tests/models/test_response.py", "tests/gateway/test_media.py"),
     "models/pricing.py": (
+        "tests/models/test_reports.py",
         "tests/models/test_pricing.py",
         "tests/models/test_pricelist.py",
         "tests/models/test_litellm_prices.py",
@@ -209,6 +211,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "server/stopping.py": ("tests/gateway/test_stops.py",),
     "gateway/path/relay.py": (
         "tests/gateway/test_order.py",
+        "tests/gateway/test_fidelity.py",
         "tests/gateway/test_path.py",
         "tests/gateway/test_media.py",
         "tests/gateway/test_answers.py",
