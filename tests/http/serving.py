@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -164,6 +165,7 @@ def serving(
     receive_buffer_bytes: int | None = None,
     grace_s: float = 0.0,
     shed: Shed | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[Server]:
     """Serve ``app`` until the block ends; then everything that runs is ended at once."""
     with socket.socket() as listener:
@@ -178,7 +180,7 @@ def serving(
             stop = asyncio.Event()
             loops.append((asyncio.get_running_loop(), stop))
             started.set()
-            await listen(app, listener, stop, grace_s=grace_s, timeouts=timeouts, shed=shed)
+            await listen(app, listener, stop, grace_s=grace_s, timeouts=timeouts, shed=shed, tls=tls)
 
         def serve() -> None:
             with asyncio.Runner(loop_factory=loop_factory) as runner:

@@ -7,13 +7,16 @@ import contextlib
 import logging
 import resource
 import socket
+import ssl
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from tests.http.serving import PATIENCE_S, App, Server, serving
 from tests.http.test_http2 import Client
+from tests.http.test_listener import make_certificate
 from trustgate.http import capacity, listener
 from trustgate.http.capacity import Capacity, most_connections
 
@@ -104,6 +107,27 @@ def test_connections_of_http2_give_way_too_and_are_told(
     app.open()
     held.read_until_ended(stream)
     held.socket.close()
+
+
+def test_handshakes_that_do_not_go_on_give_way_first(
+    app: App, clients: contextlib.ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "most_connections", lambda: _MOST)
+    certificate, key = make_certificate(tmp_path, "first")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    with serving(app, tls=tls) as server:
+
+        def connect() -> ssl.SSLSocket:
+            return clients.enter_context(trusting.wrap_socket(server.connect(), server_hostname=server.address[0]))
+
+        used = connect()
+        assert is_answered(used)
+        silent = [clients.enter_context(server.connect()) for _ in range(3 * _MOST)]
+        assert is_answered(connect())
+        assert is_answered(used)
+        assert all(has_ended(client) for client in silent[:_MOST])
 
 
 def test_where_all_have_requests_a_new_one_waits(

@@ -20,9 +20,10 @@ import logging
 import socket
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
-from trustgate.http.capacity import Capacity
+from trustgate.http.capacity import Capacity, Idle
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -74,7 +75,8 @@ class Acceptor:
         self._tls = tls
         self._handshake_timeout_s = handshake_timeout_s if tls is not None else None
         self._loop = asyncio.get_running_loop()
-        self._opening: set[asyncio.Task[None]] = set()
+        #: What opens each connection, and since when, in the loop's time.
+        self._opening: dict[asyncio.Task[None], float] = {}
         self._count_waiting = waiting
         self._capacity = capacity
         self._processes = processes
@@ -99,6 +101,12 @@ class Acceptor:
     def opening(self) -> int:
         """How many connections have not begun: in their handshakes, or accepted just now."""
         return len(self._opening)
+
+    def handshakes(self) -> Iterator[Idle]:
+        """Yields the connections whose handshakes are under way: as long as they last nothing was asked for."""
+        if self._tls is not None:
+            for task, since in self._opening.items():
+                yield False, since, task.cancel
 
     async def opened(self, within_s: float) -> None:
         """Wait for handshakes under way, at most ``within_s`` seconds."""
@@ -159,8 +167,8 @@ class Acceptor:
             if connection.family != socket.AF_UNIX:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             task = self._loop.create_task(self._open(connection))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            self._opening[task] = self._loop.time()
+            task.add_done_callback(partial(self._has_opened, connection))
 
     def _has_place(self) -> bool:
         """Returns whether one more connection may be open now. Waits where there is nothing that could end for it."""
@@ -178,6 +186,11 @@ class Acceptor:
         _logger.warning("cannot accept connections: %s. Trying again in %g s", reason, _WAIT_S)
         if self._is_open:
             self._pause(_WAIT_S)
+
+    def _has_opened(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        del self._opening[task]
+        if task.cancelled():
+            connection.close()  # it had not begun
 
     async def _open(self, connection: socket.socket) -> None:
         protocol = self._make_protocol()

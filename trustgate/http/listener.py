@@ -60,12 +60,15 @@ async def listen(
     def count() -> int:
         return len(door.connections) + others.count() + acceptor.opening
 
+    def idle() -> Iterable[Idle]:
+        return chain(acceptor.handshakes(), door.idle(), others.idle())
+
     acceptor = Acceptor(
         *(listener, partial(Connection, door)),
         tls=tls,
         handshake_timeout_s=_HANDSHAKE_S,
         waiting=lambda: door.refusals.waiting,
-        capacity=Capacity(most_connections(), count, lambda: chain(door.idle(), others.idle())),
+        capacity=Capacity(most_connections(), count, idle),
         processes=processes,
     )
     try:
