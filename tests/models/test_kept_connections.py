@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.models.test_response import PATIENCE_S, Server
-from tests.support.streams import serving
+from tests.support.streams import counting_turns, serving
 from trustgate.errors import TrustGateError
 from trustgate.models.catalog import Catalog
 from trustgate.models.metering.chunks import StreamMeter
@@ -233,15 +233,6 @@ async def test_thousands_of_frames_in_one_piece_are_read_in_turns_with_others(be
     piece = b"%x\r\n%b\r\n" % (len(flood), flood)
     world = _World([[head + event * before + (piece if not before else b""), *([piece] if before else []), end]])
     world.server.gate = asyncio.Semaphore(0)
-    turns = 0
-    is_over = asyncio.Event()
-
-    async def count() -> None:
-        nonlocal turns
-        while not is_over.is_set():
-            turns += 1
-            await asyncio.sleep(0)
-
     async with serving(world.server.answer) as port:
         world.open(port)
         await world.fetch()
@@ -253,20 +244,18 @@ async def test_thousands_of_frames_in_one_piece_are_read_in_turns_with_others(be
             received.append([frame for _, frame in frames])
             return True
 
-        counting = asyncio.ensure_future(count())
-        world.server.gate.release()
-        world.server.gate.release()
         assert answer.events is not None
-        async for frames in answer.events.batches(take):
-            take(frames)
-        is_over.set()
-        await counting
+        async with counting_turns() as turns:
+            world.server.gate.release()
+            world.server.gate.release()
+            async for frames in answer.events.batches(take):
+                take(frames)
         await answer.close()
         await world.client.close()
     assert b"".join(b"".join(frames) for frames in received) == event[4:-2] * before + flood + b"data: [DONE]\n\n"
     if before:  # else they are held until the first event
         assert max(map(len, received)) <= 64
-        assert turns >= 5_000 // 64
+        assert turns.number >= 5_000 // 64
 
 
 async def test_a_target_without_room_is_asked_nothing() -> None:

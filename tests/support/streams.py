@@ -39,3 +39,28 @@ async def serving(answer: Answer, *, backlog: int = 100) -> AsyncIterator[int]:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
         await asyncio.sleep(0)  # a transport ends a turn after it was closed
+
+
+class LoopTurns:
+    """How many turns of the event loop there were."""
+
+    number = 0
+
+
+@asynccontextmanager
+async def counting_turns() -> AsyncIterator[LoopTurns]:
+    """Count the turns of the event loop while the block runs."""
+    turns = LoopTurns()
+    is_over = False
+
+    async def count() -> None:
+        while not is_over:
+            turns.number += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.ensure_future(count())
+    try:
+        yield turns
+    finally:
+        is_over = True
+        await counting

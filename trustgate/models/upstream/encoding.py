@@ -6,6 +6,7 @@ top of each other included. Output comes in pieces of bounded size, so that a sm
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Protocol
@@ -172,7 +173,9 @@ def decoded(chunks: AsyncIterator[bytes], content_encoding: str | None) -> Async
 async def _undone(chunks: AsyncIterator[bytes], decoder: _Decoder, coding: str) -> AsyncIterator[bytes]:
     async for chunk in chunks:
         try:
-            for piece in decoder.feed(chunk):
+            for number, piece in enumerate(decoder.feed(chunk)):
+                if number:
+                    await asyncio.sleep(0)  # a small chunk may become a thousand times as much
                 yield piece
         except Exception as error:
             # zlib.error, brotli.error and ZstdError have no class in common.
