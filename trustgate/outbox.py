@@ -4,8 +4,9 @@ A write whose reader sleeps wakes it, which costs three times what the write its
 connections are often one process: an upstream, a proxy in front. Written to one after another it is woken once; written
 to between two requests' work it has fallen asleep again each time.
 
-Owns when that is: at the end of the turn at the latest, and as soon as ``TOGETHER`` connections have something. Where
-only one had something when a turn ended, the next ``ALONE`` write at once, since nothing would be saved.
+Owns when that is: at the end of the turn at the latest, and as soon as ``TOGETHER`` connections have something. To wait
+for the end costs another turn of the loop, which fewer than ``ENOUGH`` do not save: after two such turns running, the
+next ``AT_ONCE`` write at once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Final, Protocol
 
 #: More would save little, and the first would wait for the work of all of them.
 TOGETHER: Final = 8
-ALONE: Final = 16
+ENOUGH: Final = 3
+AT_ONCE: Final = 32
 #: What is more than that is no matter of a wake-up, bytes: it goes at once.
 LARGE_BYTES: Final = 16 * 1024
 
@@ -31,13 +33,16 @@ class Unwritten(Protocol):
 class Outbox:
     """The connections of one kind that have something to write in this turn."""
 
-    __slots__ = ("_at_once", "_is_due", "_loop", "_waiting")
+    __slots__ = ("_at_once", "_is_due", "_loop", "_waiting", "_was_quiet", "_written")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: list[Unwritten] = []
         #: So many write at once.
         self._at_once = 0
+        #: How many have written in this turn, and whether too few did in the one before.
+        self._written = 0
+        self._was_quiet = False
         #: The end of the turn has been asked for.
         self._is_due = False
 
@@ -57,11 +62,16 @@ class Outbox:
 
     def _end_turn(self) -> None:
         self._is_due = False
-        if len(self._waiting) == 1:
-            self._at_once = ALONE
         self._write_all()
+        is_quiet = self._written < ENOUGH
+        if is_quiet and self._was_quiet:
+            self._at_once = AT_ONCE
+            is_quiet = False
+        self._was_quiet = is_quiet
+        self._written = 0
 
     def _write_all(self) -> None:
         waiting, self._waiting = self._waiting, []
+        self._written += len(waiting)
         for connection in waiting:
             connection.write_out()

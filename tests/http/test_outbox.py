@@ -12,7 +12,7 @@ from trustgate.http.door import Door
 from trustgate.http.http1 import Connection
 from trustgate.http.timeouts import ConnectionTimeouts
 from trustgate.models.upstream.protocol import UpstreamProtocol
-from trustgate.outbox import ALONE, LARGE_BYTES, TOGETHER, Outbox
+from trustgate.outbox import AT_ONCE, ENOUGH, LARGE_BYTES, TOGETHER, Outbox
 
 
 class Writer:
@@ -97,15 +97,23 @@ async def test_what_comes_in_a_turn_is_written_at_its_end_or_when_it_is_enough()
     assert written[-1] == 100 + TOGETHER
 
 
-async def test_one_that_was_alone_in_its_turn_waits_for_no_other_for_a_while() -> None:
+@pytest.mark.parametrize("few", range(1, ENOUGH))
+async def test_where_few_write_in_two_turns_running_they_wait_for_no_other_for_a_while(few: int) -> None:
     outbox, written = Outbox(asyncio.get_running_loop()), list[int]()
-    outbox.add(Writer(0, written))
+
+    def add(count: int) -> int:
+        """Returns how many of them have written at once."""
+        before = len(written)
+        for _ in range(count):
+            outbox.add(Writer(0, written))
+        return len(written) - before
+
+    for count in (few, ENOUGH, few, TOGETHER + few, few, few):  # one such turn is no reason
+        assert add(count) == TOGETHER * (count > TOGETHER)
+        await turn_ends()
+    assert add(AT_ONCE + 2) == AT_ONCE
     await turn_ends()
-    for number in range(1, ALONE + 3):
-        outbox.add(Writer(number, written))
-    assert written == list(range(ALONE + 1))
-    await turn_ends()
-    assert written == list(range(ALONE + 3))
+    assert len(written) == 5 * few + ENOUGH + TOGETHER + AT_ONCE + 2
 
 
 @pytest.mark.parametrize(
