@@ -319,6 +319,13 @@ def test_what_is_heard_is_held_by_its_length_or_its_tokens_whichever_is_more() -
     assert worst == {1: 10 + 20, 1_000_000: 10 + 6_000_000}
 
 
+def test_a_model_without_a_price_of_plain_tokens_is_held_at_what_they_are_charged() -> None:
+    table = PriceTable(Prices(audio_input_pico_usd=3_000, audio_output_pico_usd=7_000))
+    ask = Usage(prompt_tokens=100, completion_tokens=10)
+    assert table.cost_nano_usd(ask, AT_US) == 370
+    assert table.worst_of_tokens(100, 10) == table.worst_nano_usd(ask, AT_US) == 370
+
+
 def test_what_a_call_costs_is_left_out_where_only_its_answer_is_looked_at() -> None:
     of_size = ConditionalRates(image_size="1024x1024", call_nano_usd=9)
     of_tier = ConditionalRates(service_tier="flex", call_nano_usd=3, input_pico_usd=1)

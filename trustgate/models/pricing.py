@@ -419,8 +419,8 @@ def _dearest(rates: Rates, *, audio: bool) -> Rates:
     completion = (*_COMPLETION_RATES, "audio_output_pico_usd") if audio else _COMPLETION_RATES
     return msgspec.structs.replace(
         rates,
-        input_pico_usd=max(rates.input_pico_usd or 0, *(getattr(rates, name) or 0 for name in prompt)),
-        output_pico_usd=max(rates.output_pico_usd or 0, *(getattr(rates, name) or 0 for name in completion)),
+        input_pico_usd=max(_prompt_base(rates), *(getattr(rates, name) or 0 for name in prompt)),
+        output_pico_usd=max(_completion_base(rates), *(getattr(rates, name) or 0 for name in completion)),
     )
 
 
