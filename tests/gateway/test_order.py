@@ -233,6 +233,34 @@ async def test_an_upstream_that_ends_its_response_a_moment_later_is_not_hung_up_
         upstream.stop()
 
 
+# before the work
+
+
+async def test_what_is_refused_before_its_work_takes_nothing_of_the_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither what cannot be understood, nor what no receipt could be kept of."""
+    limits: dict[str, int | None] = {"requests_per_day": 1}
+    async with serving(tmp_path / "home") as (address, admin):
+        await admin.execute(PlanPut(name="one", create=True, like="internal", limits=limits))
+        added = await admin.execute(TenantAdd(name="acme", plan="one"))
+        headers = {"authorization": f"Bearer {added.secret}"}
+        async with httpx.AsyncClient(base_url=address, headers=headers, trust_env=False, timeout=PATIENCE_S) as client:
+
+            async def ask(**members: Any) -> int:
+                return (await client.post("/v1/chat/completions", json={**CHAT, **members})).status_code
+
+            assert [await ask(messages=None), await ask(messages=7)] == [400, 400]
+
+            def full(*_: object) -> None:
+                raise Unavailable("The disk is full.", code="storage_full")
+
+            with monkeypatch.context() as failing:
+                failing.setattr(Journal, "check_room", full)
+                assert await ask() == 503
+            assert [await ask(), await ask()] == [200, 429]
+
+
 # the journal and the store
 
 

@@ -193,7 +193,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/gateway/test_payments.py",
     ),
     "gateway/path/pipeline.py": _PATH,
-    "gateway/path/arrival.py": ("tests/gateway/test_body.py", *_PATH),
+    "gateway/path/arrival.py": ("tests/gateway/test_body.py", "tests/gateway/test_aliases.py", *_PATH),
     "gateway/path/forwarding.py": _PATH,
     "gateway/path/delivery.py": ("tests/gateway/test_closing.py", "tests/gateway/test_whole_answers.py", *_PATH),
     "gateway/path/shares.py": ("tests/gateway/test_shedding.py", "tests/gateway/test_fairness.py"),
