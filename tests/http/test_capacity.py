@@ -128,6 +128,7 @@ def test_handshakes_that_do_not_go_on_give_way_first(
         assert is_answered(connect())
         assert is_answered(used)
         assert all(has_ended(client) for client in silent[:_MOST])
+        clients.close()  # else the server's end waits for theirs
 
 
 def test_where_all_have_requests_a_new_one_waits(
