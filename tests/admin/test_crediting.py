@@ -47,6 +47,21 @@ async def test_a_note_whose_receipt_a_crash_prevented_gets_it_once(plane: Plane,
     assert await plane.store.last_seq() == 2
 
 
+async def test_another_command_gives_a_note_its_receipt_too(plane: Plane, acme: Tenant) -> None:
+    at_us = now_us()
+    note = CreditNote(
+        id=new_id("credit", at_us),
+        tenant_id=acme.id,
+        reference="invoice 1",
+        receipt_id=new_id("rcpt", at_us),
+        credited_nano_usd=3 * CENT,
+        created_us=at_us,
+    )
+    await plane.store.put(note)
+    other = await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=CENT, reference="invoice 2"))
+    assert (other.balance_nano_usd, other.repeated, await plane.store.last_seq()) == (4 * CENT, False, 2)
+
+
 async def test_the_receipt_commits_to_the_reference(plane: Plane, acme: Tenant) -> None:
     change = await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=CENT, reference="invoice 1"))
     found = await plane.admin.execute(ReceiptShow(receipt=change.receipt))
