@@ -90,7 +90,7 @@ def _judge(
 
 
 def results(measured: Measured) -> list[Result]:
-    """Every line of the issue's table, in its order."""
+    """Returns every line of the table of goals, in its order."""
     samples = measured.samples
     both = (C8, C32)
 
@@ -149,7 +149,7 @@ def results(measured: Measured) -> list[Result]:
 
 
 def _slow(slow: dict[str, Slow]) -> list[Result]:
-    ours, direct = slow.get(OURS), slow.get(DIRECT)
+    ours, direct, floor = slow.get(OURS), slow.get(DIRECT), slow.get(FLOOR)
     if ours is None or direct is None:
         return []
     beside = ", ".join(f"{name} {seen.p99_ms - direct.p99_ms:.0f} ms" for name, seen in slow.items() if name != DIRECT)
@@ -170,6 +170,14 @@ def _slow(slow: dict[str, Slow]) -> list[Result]:
             unit=" ms",
             form=".1f",
             note=f"{beside}; the upstream itself {direct.p99_ms:.0f} ms",
+        ),
+        _judge(
+            "the same ÷ the floor's",
+            "≤",
+            1.3,
+            [(ours.p99_ms - direct.p99_ms) / (floor.p99_ms - direct.p99_ms)]
+            if floor is not None and floor.p99_ms > direct.p99_ms
+            else [],
         ),
     ]
 

@@ -216,7 +216,7 @@ class Bench:
 
     def _slow(self, tell: Callable[[str], None]) -> None:
         chunks = 20 if self._options.quick else 200
-        for name in (DIRECT, "bare", "raw", OURS):
+        for name in (DIRECT, "bare", "raw", FLOOR, OURS):
             if name in self.servers:
                 tell(f"slow streams: {name}")
                 self.measured.slow[name] = slow_streams(self.servers[name], self._options.streams, chunks)
