@@ -54,6 +54,26 @@ def test_prices_under_conditions_are_set_changed_and_taken_away(either_home: Gat
     assert _set(either_home, "steps", "--clear-conditions")["conditional"] == []
 
 
+@pytest.mark.parametrize(
+    ("prices", "free"),
+    [
+        (("--cached-input-price", "0.1", "--output-price", "2"), "neither read from the cache"),
+        (("--output-price", "2"), "prompts"),
+        (("--input-price", "1"), "completions"),
+        (("--input-price", "1", "--reasoning-price", "3"), "apart from reasoning"),
+        (("--input-price", "1", "--output-price", "2"), None),
+        (("--input-price", "1", "--output-price", "0"), None),
+        (("--call-price", "0.01"), None),
+    ],
+    ids=["cached-alone", "output-alone", "input-alone", "reasoning-alone", "both", "meant", "by-call"],
+)
+def test_what_a_price_leaves_free_is_named(either_home: Gateway, prices: tuple[str, ...], free: str | None) -> None:
+    slug = f"gap-{len(prices)}-{prices[0].strip('-')}-{prices[-1]}"
+    added = either_home.cli("passport", "add", slug, *prices).stderr
+    assert (f"{free}" in added and "give a price of 0" in added) if free else "Note" not in added
+    assert "Note" not in either_home.cli("passport", "set", slug, "--input-price", "1", "--output-price", "0").stderr
+
+
 def test_images_have_prices_by_size_and_quality(either_home: Gateway) -> None:
     either_home.cli("passport", "add", "painter", "--image-price", "0.04")
     size = ("--image-size", "1024x1536", "--image-quality", "hd")

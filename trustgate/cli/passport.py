@@ -28,7 +28,7 @@ from trustgate.cli.fields import Given, with_passport_fields
 from trustgate.cli.price import per_million, price_fields, source_text
 from trustgate.errors import InvalidRequest, OperatorError
 from trustgate.ids import now_us
-from trustgate.models.pricing import is_priced, slips
+from trustgate.models.pricing import gaps, is_priced, slips
 from trustgate.settings import remote_server
 from trustgate.types import Fallback, Passport, Prices
 
@@ -57,6 +57,7 @@ def add(
     _check_slips([] if fields.prices is None else [(slug, fields.prices)], yes=yes)
     added = execute(context, PassportAdd(slug=slug, fields=fields))
     _print(added, json)
+    _note_gaps(added)
     _note_key(context, added)
 
 
@@ -80,6 +81,8 @@ def set_(
     )
     changed = execute(context, command)
     _print(changed, json)
+    if prices is not None:
+        _note_gaps(changed)
     if given.fields.credential_file is not None:
         _note_key(context, changed)
 
@@ -275,6 +278,14 @@ def _print_import(result: ImportResult, notes: tuple[str, ...]) -> None:
         render.say(f"Unchanged {result.unchanged}.")
     for note in notes:
         render.say(render.Styled(f"Note: {note}", "yellow"))
+
+
+def _note_gaps(passport: Passport) -> None:
+    """Name what a passport's price leaves free: a price that was forgotten costs its operator until it is noticed."""
+    free = gaps(passport.prices)
+    if free:
+        note = f"Note: this price leaves {' and '.join(free)} free. If that is meant, give a price of 0."
+        render.say(render.Styled(note, "yellow"), to_stderr=True)
 
 
 def _note_key(context: typer.Context, passport: Passport) -> None:

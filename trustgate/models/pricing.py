@@ -48,6 +48,7 @@ __all__ = [
     "PriceTable",
     "billed_nano_usd",
     "bounded",
+    "gaps",
     "is_by_tokens",
     "is_priced",
     "merged",
@@ -88,9 +89,8 @@ _SELDOM: Final = tuple(
 )
 _seldom_of: Final = attrgetter(*_SELDOM)
 _NO_SELDOM: Final = (0,) * len(_SELDOM)
-_PROMPT_RATES: Final = (
-    *("cached_input_pico_usd", "cache_write_pico_usd", "cache_write_1h_pico_usd", "image_input_pico_usd"),
-)
+_OF_CACHE: Final = ("cached_input_pico_usd", "cache_write_pico_usd", "cache_write_1h_pico_usd")
+_PROMPT_RATES: Final = (*_OF_CACHE, "image_input_pico_usd")
 _COMPLETION_RATES: Final = ("reasoning_pico_usd", "image_output_pico_usd")
 
 
@@ -159,6 +159,23 @@ def slips(prices: Prices) -> list[str]:
                 what = "more than $10 a thousand" if rate > _DEAREST_PICO_USD else "less than $0.00001 a million"
                 found.append(f"{name.removesuffix('_pico_usd').replace('_', ' ')} ${usd} a million ({what})")
     return list(dict.fromkeys(found))
+
+
+def gaps(prices: Prices) -> list[str]:
+    """Returns what a table leaves free beside what it has a rate for, as text for people. A rate of 0 leaves no gap."""
+    found = []
+    if prices.input_pico_usd is None:
+        if any(getattr(prices, name) is not None for name in _OF_CACHE):
+            found.append("prompt tokens that are neither read from the cache nor written to it")
+        elif prices.output_pico_usd is not None:
+            found.append("prompts")
+    if prices.output_pico_usd is None:
+        other = prices.audio_output_pico_usd, prices.image_output_pico_usd
+        if prices.reasoning_pico_usd is not None:
+            found.append("completion tokens apart from reasoning")
+        elif prices.input_pico_usd is not None and other == (None, None):
+            found.append("completions (embeddings have none)")
+    return found
 
 
 class PriceTable:
