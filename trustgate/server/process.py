@@ -22,6 +22,8 @@ from trustgate.tasks import end_tasks
 _INTERRUPTED = 130
 #: A mapping's first line in /proc/PID/smaps (proc_pid_smaps(5)): addresses, permissions, offset, device, inode, path.
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) [0-9a-f]+ \S+ ([0-9]+) +(\S.*)")
+#: Permissions of what a process maps for itself and cannot write to.
+_UNWRITABLE = ("r-xp", "r--p")
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -85,20 +87,22 @@ def on_hangup(stop: asyncio.Event, reload: Callable[[], Coroutine[Any, Any, None
         loop.remove_signal_handler(signal.SIGHUP)
 
 
-def let_go_of_code(name: str) -> int:
-    """Have the system take a library's code out of this process's memory, where it is mapped; what runs comes back.
+def let_go_of_code(*names: str) -> int:
+    """Have the system take libraries' code and constants out of this process's memory; what is used comes back.
 
-    A start runs much code that nothing runs later, and of DuckDB's the system maps 64 KB around each page that is
-    touched: 30 MB count as resident, of which half is used by a server. The pages stay in the system's cache: one that
-    is wanted again costs a microsecond.
+    A start runs much code that nothing runs later, and reads tables once: DuckDB's relocations and symbols alone are
+    5 MB. Of what is touched the system maps 64 KB around each page. The pages stay in the system's cache: one that is
+    wanted again costs a microsecond.
 
-    On Linux alone. Only what is mapped from a file, executable and never written to is let go: no byte can be lost.
+    On Linux alone. Only what is mapped from a file, not writable and without a page of this process's own is let go:
+    no byte can be lost. A library that another thread is just loading is not to be named: the loader may still write
+    to it between the look at it and the letting go.
 
     Args:
-        name: What the library's file name begins with.
+        names: What the libraries' file names begin with.
 
     Returns:
-        How many bytes of code the process has mapped of it; 0 where nothing was done.
+        How many bytes the process has mapped of that; 0 where nothing was done.
     """
     advice = getattr(mmap, "MADV_DONTNEED", None)
     if sys.platform != "linux" or advice is None:
@@ -107,23 +111,30 @@ def let_go_of_code(name: str) -> int:
     with contextlib.suppress(OSError, AttributeError):
         madvise = ctypes.CDLL(None).madvise
         lines = Path("/proc/self/smaps").read_text(errors="surrogateescape").splitlines()
-        for start, end in _code(lines, name):
+        for start, end in _unwritten(lines, names):
             if madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice) == 0:
                 done += end - start
     return done
 
 
-def _code(lines: Iterable[str], name: str) -> Iterator[tuple[int, int]]:
-    """Yields from where to where the code of such a library is mapped of which no page is this process's own."""
+def _unwritten(lines: Iterable[str], names: tuple[str, ...]) -> Iterator[tuple[int, int]]:
+    """Yields from where to where such libraries are mapped of which no page is this process's own.
+
+    A page that was written to (the loader's relocations, a debugger's breakpoints) is anonymous, or in the swap.
+    """
     found: tuple[int, int] | None = None
+    is_whole = False
     for line in lines:
         mapping = _MAPPING.fullmatch(line)
         if mapping is not None:
             start, end, permissions, inode, path = mapping.groups()
-            is_code = permissions == "r-xp" and inode != "0" and PurePath(path).name.startswith(name)
-            found = (int(start, 16), int(end, 16)) if is_code else None
+            is_named = inode != "0" and PurePath(path).name.startswith(names)
+            found = (int(start, 16), int(end, 16)) if is_named and permissions in _UNWRITABLE else None
+            is_whole = False
         elif found is not None and line.startswith("Anonymous:"):
-            if line.split()[1] == "0":
+            is_whole = line.split()[1] == "0"
+        elif found is not None and line.startswith("Swap:"):
+            if is_whole and line.split()[1] == "0":
                 yield found
             found = None
 

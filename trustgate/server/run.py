@@ -61,6 +61,8 @@ _LOOK_EVERY_S = 1.0
 _COMMANDS_S = 5.0
 _RECEIPTS_S = 10.0
 _CLOSE_S = 5.0
+#: What the file names of the largest libraries begin with; all are loaded before a server is built.
+_LARGE_LIBRARIES = ("_duckdb.", "libcrypto.", "libpython3.", "libstdc++.")
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -476,7 +478,7 @@ def _settle() -> None:
     """What was loaded to start is here to stay: the collector need not walk it again and again."""
     gc.collect()
     gc.freeze()
-    let_go_of_code("_duckdb.")
+    let_go_of_code(*_LARGE_LIBRARIES)
     # Requests make few cycles: to look for them after every 700 objects costs more than what is found.
     gc.set_threshold(10_000, 20, 20)
 
