@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
 
 from tests.support.entries import make_entry, make_receipt
-from trustgate.receipts.bounds import INTEGER_MOST, fixed, in_range
+from trustgate.formats.written import INTEGER_MOST
+from trustgate.receipts.bounds import fixed, in_range
 from trustgate.receipts.receipt import canonical, leaf_hash
 from trustgate.receipts.segment import MAX_RECORD_BYTES, RECORD_HEAD_BYTES, encode_entry
 from trustgate.store import ExportFilter, ReceiptFilter, UsageFilter, open_store

@@ -14,6 +14,7 @@ from trustgate.admin.context import AdminContext
 from trustgate.admin.own_keys import check_binds
 from trustgate.admin.tenants import checked_name
 from trustgate.errors import Conflict, InvalidRequest
+from trustgate.formats.written import INTEGER_MOST
 from trustgate.ids import new_id, now_us
 from trustgate.types import Budget
 
@@ -96,7 +97,7 @@ def _once(values: object) -> tuple[str, ...]:
 
 def _check(budget: Budget) -> None:
     read_span(budget.span)
-    if not 0 <= budget.amount < 2**53:
+    if not 0 <= budget.amount <= INTEGER_MOST:
         raise InvalidRequest("A budget's amount must be a number from 0 on.", param="amount")
     if not (budget.tenants or budget.keys or budget.plans or budget.everyone):
         raise InvalidRequest(

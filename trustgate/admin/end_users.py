@@ -11,6 +11,7 @@ from trustgate.admin.budgeting import EndUserDetail, EndUserList, EndUserSet, En
 from trustgate.admin.budgets import counted_budgets
 from trustgate.admin.context import AdminContext
 from trustgate.errors import InvalidRequest, NotFound
+from trustgate.formats.written import INTEGER_MOST
 from trustgate.ids import now_us
 from trustgate.store.queries import EndUserUse
 from trustgate.types import EndUser, Tenant
@@ -65,7 +66,7 @@ async def end_user_set(context: AdminContext, command: EndUserSet) -> EndUserUsa
                 hint="Such a budget is made with --each end-user.",
                 param="budget",
             )
-        if command.amount is not None and not 0 <= command.amount < 2**53:
+        if command.amount is not None and not 0 <= command.amount <= INTEGER_MOST:
             raise InvalidRequest("An amount must be 0 or more, and less than 2^53.", param="amount")
         others = {budget_id: amount for budget_id, amount in decided.amounts.items() if budget_id != budget.id}
         own = {} if command.amount is None else {budget.id: command.amount}

@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from trustgate.errors import InvalidRequest
+from trustgate.formats.written import INTEGER_MOST
 from trustgate.ids import now_us
 from trustgate.settings import duration_s
 
 _WHOLE = re.compile(r"\d+(_\d{3})*", re.ASCII)
 _DECIMAL = re.compile(r"\d{1,12}(\.\d*)?|\.\d+", re.ASCII)
-#: The largest integer that JSON readers everywhere keep exactly.
-_MOST = 2**53 - 1
 _DIGITS_MOST = 100
 _MONTH = re.compile(r"\d{4}-\d{2}", re.ASCII)
 
@@ -33,7 +32,7 @@ _PRICE_DECIMALS = 6
 def whole(text: str) -> int:
     """``50000`` or ``50_000``."""
     # The length first: Python refuses to read thousands of digits.
-    if len(text) > _DIGITS_MOST or not _WHOLE.fullmatch(text) or (value := int(text.replace("_", ""))) > _MOST:
+    if len(text) > _DIGITS_MOST or not _WHOLE.fullmatch(text) or (value := int(text.replace("_", ""))) > INTEGER_MOST:
         raise ValueError(f"{text!r} is not a whole number from 0 on, such as 50000 or 50_000.")
     return value
 
@@ -60,7 +59,7 @@ def _decimal(text: str, decimals: int, what: str) -> int:
     scaled = Decimal(digits).scaleb(decimals)
     if scaled != scaled.to_integral_value():
         raise ValueError(f"{text!r} has more than {decimals} decimals, the most that is kept exactly.")
-    if scaled > _MOST:
+    if scaled > INTEGER_MOST:
         raise ValueError(f"{text!r} is too large.")
     return int(scaled)
 

@@ -39,6 +39,7 @@ from trustgate.admin.context import AdminContext
 from trustgate.admin.own_keys import check_binds, check_room, ended_with, maker, own_key, revoked_with, within_life_of
 from trustgate.admin.profiles import forget_profile_of
 from trustgate.errors import Conflict, InvalidRequest, NotFound
+from trustgate.formats.written import INTEGER_MOST
 from trustgate.ids import MICROSECONDS_PER_SECOND, new_id, now_us
 from trustgate.types import ENDPOINTS, FEATURES, ApiKey, Limits, Plan, Scope, Tenant, matches
 
@@ -449,7 +450,7 @@ def _changed(record: T, changes: Mapping[str, object], whose: str) -> T:
 def _check_limits(limits: Limits) -> None:
     for name in limits.__struct_fields__:
         value = getattr(limits, name)
-        if value is not None and not 0 <= value < 2**53:
+        if value is not None and not 0 <= value <= INTEGER_MOST:
             raise InvalidRequest(f"{name} must be a whole number from 0 on.", param=name)
 
 

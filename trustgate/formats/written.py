@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Final
 
 from trustgate.types import FACTOR_ONE_PPM, NANO_USD_PER_USD
+
+#: The largest integer that every JSON reader keeps exactly (RFC 8259 section 6, RFC 8785 section 3.2.2.3).
+INTEGER_MOST: Final = 2**53 - 1
 
 _NOTHING = "–"
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from trustgate.errors import InvalidRequest
+from trustgate.formats.written import INTEGER_MOST
 from trustgate.models.pricing import CONDITION_MOST, CONDITIONS, FREE, RATES, with_condition
 from trustgate.settings import BUILTIN_SCHEME, why_not_base_url, why_not_variable_name
 from trustgate.types import Fallback, Passport, Pool, Prices
@@ -38,8 +39,6 @@ _CAPABILITY = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _MAX_TOKENS = 1_000_000_000
 _MAX_PRICE = 10**15
 _MAX_CONDITIONAL = 100
-#: RFC 8785: the largest integer that every JSON reader keeps exactly, as statements carry price tables.
-_MAX_INTEGER = 2**53 - 1
 _MOST_WEIGHT = 1_000_000
 
 
@@ -285,7 +284,8 @@ def check_prices(prices: Prices) -> None:
                 )
         if any(at_us is not None and at_us <= 0 for at_us in (rates.from_us, rates.until_us)):
             raise InvalidRequest("A price cannot begin or end before 1970.", param="prices")
-        if any(at_us is not None and at_us > _MAX_INTEGER for at_us in (rates.from_us, rates.until_us)):
+        # Statements carry price tables, as JSON.
+        if any(at_us is not None and at_us > INTEGER_MOST for at_us in (rates.from_us, rates.until_us)):
             raise InvalidRequest(
                 "A price cannot begin or end after 2255-06-05: later times are no integers that every reader keeps.",
                 hint="Leave the end out: a price without one holds from its beginning on.",

@@ -27,6 +27,7 @@ from typing import Final
 
 import msgspec
 
+from trustgate.formats.written import INTEGER_MOST
 from trustgate.types import (
     FACTOR_ONE_PPM,
     PICO_USD_PER_NANO_USD,
@@ -76,9 +77,9 @@ _NOT_PLAIN: Final = tuple(
 #: that its price looked at.
 CONDITION_MOST: Final = 32
 
-#: No request costs more: what RFC 8785 numbers (and so receipts) keep exactly, 9 million USD. Sums of them over years
+#: No request costs more: what receipts keep exactly, 9 million USD. Sums of them over years
 #: still fit into what a database keeps.
-MAX_COST_NANO_USD: Final = 2**53 - 1
+MAX_COST_NANO_USD: Final = INTEGER_MOST
 #: No request uses more of anything: no model reads 10⁹ tokens. A larger figure is no count.
 MAX_COUNT: Final = 1_000_000_000
 _COUNTS: Final = tuple(field.name for field in msgspec.structs.fields(Usage) if field.type is int)

@@ -1,10 +1,9 @@
 """What a receipt may hold: every member is brought into range before the receipt is journaled.
 
-Owns the bounds. Integers lie between 0 and 2^53 - 1, the largest that JSON readers keep exactly (RFC 8259 section 6,
-RFC 8785); text is valid Unicode without lone surrogates and without NUL (which Postgres does not take), and short
-enough for a record of the journal (``segment.MAX_RECORD_BYTES``) in every combination. The code that makes the values
-bounds them by what is plausible; this is what no value gets past, so that whatever is journaled can be stored,
-exported, summed and shown.
+Owns the bounds. Integers lie between 0 and ``INTEGER_MOST``, the largest that every JSON reader keeps exactly; text is
+valid Unicode without lone surrogates and without NUL (which Postgres does not take), and short enough for a record of
+the journal (``segment.MAX_RECORD_BYTES``) in every combination. The code that makes the values bounds them by what is
+plausible; this is what no value gets past, so that whatever is journaled can be stored, exported, summed and shown.
 """
 
 from __future__ import annotations
@@ -14,11 +13,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from trustgate.formats.written import INTEGER_MOST
 from trustgate.receipts.receipt import canonical
 from trustgate.types import Receipt
 
-#: The largest integer of a receipt.
-INTEGER_MOST = 2**53 - 1
 #: Three digits: RFC 9110 section 15.
 STATUS_MOST = 999
 #: UTF-8 bytes of all texts together: what a record leaves beside figures and the names of the members. Where they are

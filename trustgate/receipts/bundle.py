@@ -27,6 +27,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from trustgate.errors import VerificationFailed
+from trustgate.formats.written import INTEGER_MOST
 from trustgate.receipts.note import decode_base64
 from trustgate.types import (
     PAYMENT_VERSIONS,
@@ -42,8 +43,6 @@ MAX_BUNDLE_BYTES = 1024 * 1024
 
 Label = Literal["request", "response"]
 
-#: RFC 8785 section 3.2.2.3 and RFC 7493: integers that every JSON reader keeps exactly.
-_MAX_INTEGER = 2**53 - 1
 _PAYMENT_MEMBERS, _PRICE_MEMBERS = frozenset(RECEIPT_PAYMENT_MEMBERS), frozenset(RECEIPT_PRICE_MEMBERS)
 _END_USER_MEMBERS = frozenset(RECEIPT_END_USER_MEMBERS)
 _WORK_MEMBERS = frozenset(RECEIPT_WORK_MEMBERS)
@@ -135,7 +134,7 @@ def read_bundle(data: bytes) -> Bundle:
     for name, value in bundle.receipt.items():
         if not _MEMBER.fullmatch(name):
             raise _not_a_bundle(f"a receipt has no member {name!a}")
-        if not isinstance(value, str) and not (isinstance(value, int) and abs(value) <= _MAX_INTEGER):
+        if not isinstance(value, str) and not (isinstance(value, int) and abs(value) <= INTEGER_MOST):
             raise _not_a_bundle(
                 f"the receipt's member {name!a} is neither a string nor a boolean nor an integer that every "
                 "reader keeps"

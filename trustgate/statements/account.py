@@ -14,12 +14,10 @@ import msgspec
 from msgspec import UNSET
 
 from trustgate.errors import Conflict
+from trustgate.formats.written import INTEGER_MOST
 from trustgate.receipts.receipt import balance_change, billed_of
 from trustgate.statements.months import Month
 from trustgate.types import COUNTED, FACTOR_ONE_PPM, Receipt
-
-#: The largest integer that every JSON reader keeps exactly (RFC 8259 section 6).
-_MOST = 2**53 - 1
 
 #: Counters of a receipt that are summed up over the requests that count (types.COUNTED).
 COUNTERS = (
@@ -209,7 +207,7 @@ class Adding:
             ),
             money=tuple(sorted(self._money, key=lambda line: (line.at_us, utf16(line.receipt)))),
         )
-        if any(abs(number) > _MOST for number in _numbers(msgspec.to_builtins(account))):
+        if any(abs(number) > INTEGER_MOST for number in _numbers(msgspec.to_builtins(account))):
             raise Conflict(
                 "A sum of the month is larger than a statement can hold exactly.", code="statement_too_large"
             )

@@ -35,6 +35,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from trustgate.errors import VerificationFailed
+from trustgate.formats.written import INTEGER_MOST
 from trustgate.receipts.note import decode_base64
 from trustgate.receipts.receipt import canonical
 from trustgate.statements.account import StatementAccount
@@ -47,7 +48,6 @@ MAX_DOCUMENT_BYTES: Final = 1024 * 1024 * 1024
 DATA_START: Final = b'<script type="application/octet-stream" id="trustgate-statement">'
 DATA_END: Final = b"</script>"
 
-_MOST = 2**53 - 1
 _STRING_OR_BLANKS = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")|[ \t\r\n]+')
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9a-f]{64}|")
 _sorted_json = msgspec.json.Encoder(order="sorted").encode
@@ -244,7 +244,7 @@ def _check_plain(value: Any) -> None:
     elif isinstance(value, list):
         for member in value:
             _check_plain(member)
-    elif isinstance(value, float) or (isinstance(value, int) and abs(value) > _MOST):
+    elif isinstance(value, float) or (isinstance(value, int) and abs(value) > INTEGER_MOST):
         raise _not_a_statement(f"the number {value} in it is none that every reader keeps")
 
 

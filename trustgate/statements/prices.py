@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from typing import Final
 
 import msgspec
 
+from trustgate.formats.written import INTEGER_MOST
 from trustgate.models.catalog import Catalog
 from trustgate.models.pricelist import PriceBook, built_in, data_of
 from trustgate.models.pricing import FREE, NOT_PRICED, price_hash, without_call
 from trustgate.store import Store
 from trustgate.types import Prices
-
-#: RFC 8785: the largest integer that every JSON reader keeps exactly.
-_MOST: Final = 2**53 - 1
 
 
 async def find_prices(store: Store, catalog: Catalog, hashes: Collection[str]) -> Mapping[str, Prices]:
@@ -45,7 +42,7 @@ def fits_statements(prices: Prices) -> bool:
     Tables from before such numbers were refused may have others: what they priced is in statements, their price is not.
     """
     numbers = (value for rates in (prices, *prices.conditional) for value in msgspec.to_builtins(rates).values())
-    return all(abs(value) <= _MOST for value in numbers if isinstance(value, int))
+    return all(abs(value) <= INTEGER_MOST for value in numbers if isinstance(value, int))
 
 
 def _with_and_without_calls(prices: Prices) -> dict[str, Prices]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from trustgate.formats.written import INTEGER_MOST
 from trustgate.models.passports import ImportedPassport, PassportFields
 from trustgate.models.pricing import MAX_COUNT
 from trustgate.types import ConditionalRates, Prices
@@ -302,7 +303,7 @@ def _limit_of(value: object) -> int | None:
         value = int(value)
     elif isinstance(value, Decimal | float) and float(value).is_integer():
         value = int(float(value))
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= INTEGER_MOST else None
 
 
 def _capabilities(info: Mapping[str, Any]) -> tuple[str, ...] | None:
