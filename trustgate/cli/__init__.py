@@ -23,6 +23,7 @@ from trustgate import __version__
 from trustgate.cli.commands import Commands
 from trustgate.cli.fast_options import read_plainly
 from trustgate.errors import InvalidRequest, TrustGateError
+from trustgate.formats.likeness import most_like
 from trustgate.signals import hold_hangup
 from trustgate.stderr import keep_standard_files
 
@@ -175,10 +176,8 @@ def _with_likeness(message: str) -> str:
     refused = re.fullmatch(r"(Invalid value for .*: '(.*)' is not one of) ('.*')\.", message)
     if refused is None:
         return message
-    from difflib import get_close_matches
-
-    alike = get_close_matches(refused[2], re.findall(r"'([^']*)'", refused[3]), n=1)
-    return f"{message} Did you mean {alike[0]!r}?" if alike else message
+    alike = most_like(refused[2], re.findall(r"'([^']*)'", refused[3]))
+    return message if alike is None else f"{message} Did you mean {alike!r}?"
 
 
 def _fail(message: str, hint: str | None, code: int) -> int:

@@ -5,11 +5,10 @@ What is unknown or out of range is refused, with the file and line, the variable
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -17,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from trustgate.errors import HomeUnusable, SettingsError
+from trustgate.formats.likeness import most_like
 from trustgate.settings.record import Settings
 from trustgate.settings.sections import SECTIONS
 from trustgate.settings.values import check_value
@@ -260,17 +260,16 @@ def _refuse_unknown_variables(key_variables: Iterator[str]) -> None:
     for variable in os.environ:
         if not variable.startswith("TRUSTGATE_") or variable in allowed:
             continue
-        close = difflib.get_close_matches(variable, known, n=1, cutoff=0.9)
-        if close or variable.startswith(sections):
+        if variable.startswith(sections) or most_like(variable, known, least=0.9) is not None:
             raise SettingsError(
                 f"The environment variable {variable} is not a setting of TrustGate.",
                 hint=_did_you_mean(variable, known, "Unset it. The variables are"),
             )
 
 
-def _did_you_mean(name: str, known: Any, listing: str) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"Did you mean {close[0]}?" if close else f"{listing}: {', '.join(sorted(known))}."
+def _did_you_mean(name: str, known: Collection[str], listing: str) -> str:
+    alike = most_like(name, known)
+    return f"{listing}: {', '.join(sorted(known))}." if alike is None else f"Did you mean {alike}?"
 
 
 def _variable_of(name: str) -> str:
