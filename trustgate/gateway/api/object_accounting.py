@@ -215,7 +215,7 @@ class ObjectAccounting:
         if handle is None or handle.owed < 0 or status in GOES_ON or not status:
             return _NOTHING
         if handle.kind in BATCHES:
-            self.summed = told_sum(handle, usage, self._answered, target.price)
+            self.summed = reported_sum(handle, usage, self._answered, target.price)
             if self.summed is None:
                 self._lasting.look_soon()
                 return _NOTHING
@@ -257,8 +257,8 @@ def with_own_address(body: bytes) -> bytes:
     return msgspec.json.encode({**members, "results_url": own})
 
 
-def tells_all(usage: Usage) -> bool:
-    """Returns whether the usage of a batch is what its upstream said, in its parts."""
+def is_reported(usage: Usage) -> bool:
+    """Returns whether the usage of a batch is what its upstream has reported, in its parts."""
     return not usage.estimated and (usage.completion_tokens > 0 or usage.total_tokens == 0)
 
 
@@ -278,19 +278,19 @@ def answered_lines(body: bytes) -> int:
     return max(0, counts.completed, counts.succeeded) if counts is not None else 0
 
 
-def told_sum(handle: ObjectId, usage: Usage, answered: int, price: PriceTable) -> SummedCalls | None:
-    """Returns what an upstream tells of a batch in all, where its price follows from that; None where it does not.
+def reported_sum(handle: ObjectId, usage: Usage, answered: int, price: PriceTable) -> SummedCalls | None:
+    """Returns what an upstream reports of a whole batch, where its price follows from that; None where it does not.
 
     Args:
-        handle: the batch's.
+        handle: of the batch.
         usage: as it was metered.
-        answered: how many lines have an answer; 0: that is not told.
-        price: the model's.
+        answered: how many lines have an answer; 0: that is not reported.
+        price: of the model.
     """
     work = handle.work
     owes_calls = work is not None and work.owes_calls
     is_by_call = owes_calls and price.without_call is not price
-    if handle.kind == "message_batch" or not tells_all(usage) or not price.is_by_plain_sums:
+    if handle.kind == "message_batch" or not is_reported(usage) or not price.is_by_plain_sums:
         return None
     if is_by_call and not answered and usage.total_tokens:
         return None

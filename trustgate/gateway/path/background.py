@@ -24,11 +24,11 @@ from trustgate.gateway.api.endpoints import ENDPOINTS, Call
 from trustgate.gateway.api.object_accounting import (
     GOES_ON,
     answered_lines,
+    is_reported,
     less,
+    reported_sum,
     rest_of,
     result_files,
-    tells_all,
-    told_sum,
 )
 from trustgate.gateway.api.object_ids import BATCHES, Kind, ObjectId, ObjectIds
 from trustgate.gateway.path.accounting import Account, Accounting, Request
@@ -116,7 +116,7 @@ class BackgroundWork:
         self._soon.set()
 
     def abandon(self, handle: ObjectId, target: Target) -> None:
-        """Have the upstream end what cannot be looked after; where it does not, nobody is charged for it."""
+        """Have the upstream end what cannot be looked after; where it does not, that is charged to no tenant."""
         task = asyncio.create_task(self._cancel(handle, target))
         self._cancelling.add(task)
         task.add_done_callback(self._cancelling.discard)
@@ -232,15 +232,14 @@ class BackgroundWork:
         return Drawer(owner.tenant.id, owner.key.account_id, owner.plan.name, models, handle.end_user)
 
     async def _sums(self, handle: ObjectId, target: Target, body: bytes, at_us: int) -> Sequence[SummedCalls]:
-        """Returns what a batch is charged: by what its upstream tells in all where that is enough, else by its results.
-
-        Where there are neither: by the estimate of its lines.
+        """Returns what a batch is charged: by what its upstream reports of all lines where that is enough, else by its
+        results; where there are neither, by the estimate of its lines.
         """
-        reported, answered = read_answer(body), answered_lines(body)
-        results, told = BatchResults(handle, target, at_us), None
-        if reported.usage is not None and tells_all(reported.usage) and results.is_plausible(reported.usage):
-            told = reported.usage
-            summed = told_sum(handle, told, answered, target.price)
+        found, answered = read_answer(body).usage, answered_lines(body)
+        results, reported = BatchResults(handle, target, at_us), None
+        if found is not None and is_reported(found) and results.is_plausible(found):
+            reported = found
+            summed = reported_sum(handle, reported, answered, target.price)
             if summed is not None:
                 return (summed,)
         if handle.kind == "message_batch":
@@ -259,7 +258,7 @@ class BackgroundWork:
                     results.read(line)
             finally:
                 await answer.close()
-        return results.sums(told, answered)
+        return results.sums(reported, answered)
 
     async def _get(self, target: Target, path: str) -> bytes:
         answer = await self._fetch(target, path, is_document=True)

@@ -1,6 +1,6 @@
 """What the lines of a batch used, read from its results: each priced by itself.
 
-Owns what counts of a line, and what stands in the place of results that tell nothing.
+Owns what counts of a line, and what is charged where no result counts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trustgate.types import Usage
 
 #: The longest line of a batch's results that is read, bytes.
 _MOST_LINE_BYTES = 64 * 1024 * 1024
-#: What meters the answers of lines, by the name of their endpoint: by the first of it that is no other's part.
+#: What meters the answers of lines, by the name of their endpoint. Of endpoints with one name the first counts.
 _METERS = {
     endpoint.name: endpoint.meter
     for endpoint in reversed(ENDPOINTS)
@@ -49,7 +49,12 @@ class BatchResults:
     """Reads results line by line. ``read`` never raises."""
 
     def __init__(self, handle: ObjectId, target: Target, at_us: int) -> None:
-        """``handle``: the batch's; ``target``: has it; ``at_us``: the time whose price holds, microseconds UTC."""
+        """
+        Args:
+            handle: of the batch.
+            target: has it.
+            at_us: the time whose price holds, microseconds UTC.
+        """
         self._work = work = handle.work or Work()
         #: What counts for the prompt of an answer without usage.
         self._prompt_estimate = work.prompt_tokens // max(work.lines, 1)
@@ -60,11 +65,11 @@ class BatchResults:
         conditions = Usage(service_tier=BATCH_TIER, image_size=work.image_size, image_quality=work.image_quality)
         self._sums = CallSums(target.price, at_us, conditions, is_by_call=work.owes_calls)
 
-    def is_plausible(self, told: Usage) -> bool:
+    def is_plausible(self, reported: Usage) -> bool:
         """Returns whether all lines together can have used what the upstream reports of the batch."""
         lines = max(self._work.lines, 1)
         most = {name: bound * lines for name, bound in self._bounds.items()}
-        return told.prompt_tokens <= most["prompt_bound"] and told.completion_tokens <= most["completion_bound"]
+        return reported.prompt_tokens <= most["prompt_bound"] and reported.completion_tokens <= most["completion_bound"]
 
     def read(self, line: bytes) -> None:
         """Add what one line used; of one that failed nothing."""
@@ -80,16 +85,16 @@ class BatchResults:
             return
         self._sums.add(reported.usage_or_estimate(self._prompt_estimate, **self._bounds))
 
-    def sums(self, told: Usage | None, answered: int) -> Sequence[SummedCalls]:
+    def sums(self, reported: Usage | None, answered: int) -> Sequence[SummedCalls]:
         """Returns what is to be charged.
 
         Args:
-            told: what the upstream reports of all lines, for results that tell nothing; None: nothing.
-            answered: how many lines it says have an answer; 0: it does not say.
+            reported: what the upstream reports of all lines, which counts where no result does; None: nothing.
+            answered: how many lines have an answer, as it reports; 0: it does not report that.
         """
         work, sums = self._work, self._sums
-        if not sums.calls and told is not None and told.total_tokens:
-            sums.add_sum(told, min(answered or work.lines, work.lines) or max(answered, 1))
+        if not sums.calls and reported is not None and reported.total_tokens:
+            sums.add_sum(reported, min(answered or work.lines, work.lines) or max(answered, 1))
         elif not sums.calls and answered and work.lines:
             share = min(answered, work.lines)
             estimate = Usage(
