@@ -322,7 +322,7 @@ class AnchorRefused(ChainError):
 
 
 def disk_hint(error: OSError, otherwise: str) -> str:
-    """Returns what an operator can do where a file could not be written; ``otherwise``: where its disk is well."""
+    """Returns the hint for a file that could not be written; ``otherwise``: unless space or the mount is the cause."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "Free some space on its disk."
     return "Its disk is mounted read-only: mount it for writing." if error.errno == errno.EROFS else otherwise

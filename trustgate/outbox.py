@@ -1,12 +1,12 @@
 """Writes of one turn of the event loop that are made together.
 
-A write whose reader sleeps wakes it, which costs three times what the write itself does. The readers of many
-connections are often one process: an upstream, a proxy in front. Written to one after another it is woken once; written
-to between two requests' work it has fallen asleep again each time.
+A write to a socket wakes the process that waits to read from it, which costs three times what the write itself does.
+The other ends of many connections are often one process: an upstream, a proxy in front. Writes that follow each other
+at once wake it once; with a request's work between them each wakes it anew.
 
-Owns when that is: at the end of the turn at the latest, and as soon as ``TOGETHER`` connections have something. To wait
-for the end costs another turn of the loop, which fewer than ``ENOUGH`` do not save: after two such turns running, the
-next ``AT_ONCE`` write at once.
+Owns when the writes are made: at the end of the turn at the latest, and as soon as ``TOGETHER`` connections have
+something to write. Waiting for the end costs one more turn of the loop, which fewer than ``ENOUGH`` writes do not save:
+after two such turns in a row, the next ``AT_ONCE`` writes are made at once.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
-#: More would save little, and the first would wait for the work of all of them.
+#: So many connections write without waiting for more: those would save little, and the first waits for all.
 TOGETHER: Final = 8
+#: Fewer writes in a turn do not save what waiting for its end costs.
 ENOUGH: Final = 3
+#: How many writes are made at once before waiting is tried again.
 AT_ONCE: Final = 32
-#: What is more than that is no matter of a wake-up, bytes: it goes at once.
+#: A longer write, bytes, is made at once: beside it the cost of waking the reader is small.
 LARGE_BYTES: Final = 16 * 1024
 
 
@@ -38,12 +40,12 @@ class Outbox:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: list[Unwritten] = []
-        #: So many write at once.
+        #: How many of the next writes are made at once.
         self._at_once = 0
-        #: How many have written in this turn, and whether too few did in the one before.
+        #: How many were made in this turn, and whether they were too few in the one before.
         self._written = 0
         self._was_quiet = False
-        #: The end of the turn has been asked for.
+        #: Whether the end of the turn is scheduled.
         self._is_due = False
 
     def add(self, connection: Unwritten) -> None:

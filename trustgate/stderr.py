@@ -1,7 +1,7 @@
-"""Standard error, as what a program says there must never alter what it does.
+"""Writes to standard error whose failures change nothing else of the program.
 
-It may be a file on a full disk, a terminal that is gone, a pipe that is not read, or closed. Standard library
-only: the program calls this before all else.
+It may be a file on a full disk, a terminal that is gone, a pipe that is not read, or closed. Imports the standard
+library alone: the program calls this before all else.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _MOST_BYTES = select.PIPE_BUF
 
 
 def write_stderr(data: bytes, wait_s: float = 0.0) -> int:
-    """Write to stderr as far as it takes it. Never raises.
+    """Write to stderr what it takes. Never raises.
 
     Args:
         data: what to write.
-        wait_s: how long to wait, seconds, where its reader does not keep up.
+        wait_s: how long to wait for its reader where that does not keep up, seconds.
 
     Returns:
         How many bytes were written.
@@ -53,10 +53,11 @@ class _Lenient(io.FileIO):
 
 
 def keep_standard_files() -> None:
-    """Have the numbers 0 to 2 be no other files, and failures of stderr change nothing. For the start of the program.
+    """Keep the descriptors 0 to 2 from becoming other files, and failures of stderr from raising. Call it first.
 
     Where one of them is closed (``>&-``, some supervisors), the next file that is opened gets its number: messages
-    would be written into the database. In its place comes one that cannot be written, so that lost output is told.
+    would be written into the database. In its place one is opened that cannot be written, so that output that is lost
+    is an error.
     """
     try:
         while (number := os.open(os.devnull, os.O_RDONLY)) <= _STDERR:

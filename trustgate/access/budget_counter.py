@@ -66,9 +66,7 @@ class UseCell:
 
 @lru_cache(maxsize=256)
 def _bounds(span: Span, start: int) -> tuple[int, int, int]:
-    """Returns the bounds of the cell that begins at ``start``: of hundreds of thousands of subjects the same numbers,
-    kept once.
-    """
+    """Returns the bounds of the cell that begins at ``start``. Cached: hundreds of thousands of subjects share them."""
     end = span.end(start)
     return start, start + span.cell_us if span.is_rolling else end, end
 
@@ -281,6 +279,6 @@ def next_step_at(budget: Budget, amount: int, noticed: int) -> int:
 
 @lru_cache(maxsize=256)
 def _next_step_at(steps: tuple[int, ...], amount: int, noticed: int) -> int:
-    """Returns the same for all subjects, as the same number."""
+    """As ``next_step_at``. Cached: all subjects share the number."""
     left = [step for step in steps if step > noticed]
     return max(1, -(-amount * min(left) // 100)) if left else NEVER_US

@@ -2,7 +2,7 @@
 
 Owns that a credit or refund with a reference counts once: its note is in the database before its receipt is in the
 log, and a note whose receipt a crash has prevented gets it with the next command on that tenant's balance. A refund
-gets it only as long as the balance has it: the requests that came in between may have used it.
+gets it only where the balance still has that much: the requests that came in between may have used it.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
     },
 }
 TABLE: Mapping[str, CommandEntry] = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
-#: What others call the same, or people look for first.
+#: Words that other programs have for a command, or that people try first.
 _OTHER_WORDS: Mapping[str, str] = {
     **dict.fromkeys(("start", "run", "up"), "serve"),
     **dict.fromkeys(("user", "users", "customer", "customers", "team", "teams", "org", "account"), "tenant"),
@@ -131,7 +131,7 @@ class _Loaded(Mapping[str, Any]):
             module.register(app)
         command = typer.main.get_group(app).commands[name]
         for below in getattr(command, "commands", {}).values():
-            # A help that is cut off in mid-sentence says less than one that takes two lines.
+            # Typer would cut it off in mid-sentence; a whole one may take two lines.
             if not below.short_help and below.help:
                 below.short_help = f"{first_sentence(below.help)}."
         return command

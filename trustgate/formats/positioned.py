@@ -1,9 +1,9 @@
-"""Writes at a place of a file that do not give the interpreter away.
+"""Writes at an offset of a file that keep the global interpreter lock (GIL).
 
-``os.pwrite`` lets other threads have the interpreter while it writes. For the microsecond that the kernel takes to copy
-a record into its cache this is a loss: another thread is woken, and the caller may have to wait until it gets the
-interpreter back. ``PositionedWriter`` keeps it. That is for the event loop's thread, which waits for its write in
-either case; a thread that may be held up by a disk takes ``os.pwrite``.
+``os.pwrite`` releases the lock while it writes. The kernel takes a microsecond to copy a record into its cache; for as
+long another thread is woken, and the caller may have to wait until it gets the lock back. ``PositionedWriter`` keeps
+it. That is for the event loop's thread, which waits for its write in either case; a thread that a disk may hold up
+uses ``os.pwrite``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ __all__ = ["PositionedWriter"]
 
 
 def _of_libc() -> Any:
-    """Returns pwrite(2) as a call that keeps the interpreter; None where its types are not these, or it is missing."""
-    if ctypes.sizeof(ctypes.c_long) != 8:  # an ``off_t`` that may be of 32 bits
+    """Returns pwrite(2) as a call that keeps the lock; None where its types are others, or libc has none."""
+    if ctypes.sizeof(ctypes.c_long) != 8:  # ``off_t`` may have 32 bits
         return None
     try:
         function = ctypes.PyDLL(None)["pwrite"]
@@ -28,7 +28,7 @@ def _of_libc() -> Any:
 
 
 class PositionedWriter:
-    """Writes into files for one thread."""
+    """Writes into files. For one thread."""
 
     __slots__ = ("_offset", "_pwrite", "_size")
 
@@ -39,9 +39,15 @@ class PositionedWriter:
         self._offset = ctypes.c_long()
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
-        """Write bytes into a file at an offset, as ``os.pwrite`` does; other threads do not run in the meantime.
+        """Write bytes into a file at an offset, as ``os.pwrite`` does; no other thread runs in the meantime.
 
-        Returns: how many bytes were written; fewer than there are where the disk or a limit ends amid them.
+        Args:
+            fd: of the file.
+            data: what to write.
+            offset: where, in bytes from the file's beginning.
+
+        Returns:
+            How many bytes were written; fewer than there are where the disk or a limit ends amid them.
 
         Raises:
             OSError: nothing could be written.
@@ -52,5 +58,5 @@ class PositionedWriter:
             written: int = self._pwrite(fd, data, self._size, self._offset)
             if written >= 0:
                 return written
-        # What failed is tried again by the function that knows what an error means, and that a signal is none.
+        # os.pwrite tries again after a signal (PEP 475), and raises OSError for what fails again.
         return os.pwrite(fd, data, offset)

@@ -122,7 +122,7 @@ def make_app(
         pipeline: serves the endpoints.
         views: serve the rest.
         extra: further routes.
-        cors_origins: whose web pages browsers let call the gateway; none unless said.
+        cors_origins: the origins whose web pages may call the gateway from a browser; by default none.
     """
     routes = [*make_routes(pipeline, views), *extra]
     starlette = Starlette(routes=routes, exception_handlers={HTTPException: _Refusing(views.reads)})

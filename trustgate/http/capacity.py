@@ -1,9 +1,9 @@
-"""How many connections may be open at once. When there are as many, idle ones end for new ones.
+"""How many connections may be open at once. Where there are that many, idle ones end for new ones.
 
-First those that never had a request, and of these, as of the others, those that have been idle for longest.
+Those that never had a request end first; among these, as among the others, those that have been idle for longest.
 
 Every connection takes a file of the process, and so do connections to upstreams, the journal and the database. A client
-that opens connections and sends nothing over them would otherwise leave none to anything else for as long as an idle
+that opens connections and sends nothing over them would otherwise leave none for anything else as long as an idle
 connection is kept. One with a request, or with the head of one under way, is never ended for another.
 """
 
@@ -13,9 +13,9 @@ import asyncio
 import resource
 from collections.abc import Callable, Iterable
 
-#: Files that are left for everything else; less where a process may have few.
+#: Files that are left for everything else; half of all where a process may have few.
 _RESERVED_FILES = 2_048
-#: Of the idle connections so many are ended at once: to find the oldest of tens of thousands takes milliseconds.
+#: One in so many idle connections is ended at once: to find the oldest of tens of thousands takes milliseconds.
 _PART = 16
 #: Where the number of files is not limited.
 _MOST = 1_000_000

@@ -1,7 +1,7 @@
 """Reading frames of HTTP/2 in turns: those of one connection hold up no other, however many come and however small.
 
-A frame of nine bytes costs about as much to read as one of sixteen thousand, and the fields of a request are a byte
-each where they repeat. So what arrives is cut into pieces of a bounded amount of work (``Cutter``), and all connections
+A frame of nine bytes costs about as much to read as one of sixteen thousand, and a request's field that repeats is one
+byte (HPACK). So what arrives is cut into pieces of a bounded amount of work (``Cutter``), and all connections
 together read a bounded amount at each turn of the event loop (``Turns``).
 
 Source: RFC 9113 sections 3.4 (preface), 4.1 (frames) and 10.5 (denial of service).
@@ -21,11 +21,11 @@ _END_STREAM = 0x1
 #: Kinds of frames that a request is made of, or that go with one.
 _OF_REQUESTS = frozenset((_HEADERS, _RST_STREAM, _WINDOW_UPDATE, _CONTINUATION))
 
-#: How much is read in one piece. A frame counts one, which is some hundredths of a millisecond.
+#: How much work is read in one piece. A frame counts one, which is some tens of microseconds.
 PIECE_WORK = 16
 #: So many bytes of a request's fields, as they are compressed, count one more: each can be a field.
 _FIELD_BYTES = 16
-#: How much is read at one turn of the loop.
+#: How much work is read at one turn of the loop.
 TURN_WORK = 64
 
 
@@ -78,7 +78,7 @@ class Cutter:
 
 
 class Turns:
-    """Shares the turns of an event loop among all connections that read frames, in the order in which they ask."""
+    """Shares the turns of an event loop among all connections that read frames, first come, first served."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -88,7 +88,7 @@ class Turns:
         self._is_counting = False
 
     async def take(self, work: int) -> None:
-        """Wait until a piece may be read."""
+        """Wait until a piece of that much work may be read."""
         if not self._is_counting:
             self._is_counting = True
             self._loop.call_soon(self._turn)

@@ -214,7 +214,11 @@ class _Connection(TCPServer):
         return None if http2 is None else http2.idle_since()
 
     def end(self) -> bool:
-        """End the connection, which is idle, now: its client is told which request was the last."""
+        """End the connection, which is idle, now. A GOAWAY frame names the last request.
+
+        Returns:
+            Whether it ends: always.
+        """
         self._ending = self.loop.create_task(self._initiate_server_close())
         return True
 

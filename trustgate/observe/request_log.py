@@ -64,16 +64,16 @@ def formatter(form: Form) -> logging.Formatter:
 
 
 class StderrHandler(logging.Handler):
-    """Writes messages to stderr, and does without where that is full, closed, or not read: nothing fails of it later.
+    """Writes messages to stderr, and drops those that it does not take: a full disk, a closed file, no reader.
 
-    ``logging.StreamHandler`` would leave the text in a buffer whose flush fails at the end of the process, and would
-    hold up the event loop for as long as a pipe's reader has stopped.
+    ``logging.StreamHandler`` would keep the text in a buffer whose flush fails at the end of the process, and would
+    block the event loop for as long as a pipe is not read.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._lost = 0
-        #: Whether the last one that was written ends in the middle.
+        #: Whether the last message that was written is cut off.
         self._is_cut = False
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -85,7 +85,7 @@ class StderrHandler(logging.Handler):
             if self._lost:
                 text = f"{self.format(_lost_messages(self._lost))}\n{text}"
             data = f"{chr(10) if self._is_cut else ''}{text}\n".encode(errors="replace")
-            # Its reader gets a moment, but not with every message.
+            # The reader of a pipe is waited for once, not at every message.
             written = write_stderr(data, 0.0 if self._lost else _READER_S)
             if written:
                 self._is_cut = written < len(data)

@@ -85,16 +85,16 @@ class Server:
         Args:
             settings: those that hold at first.
             store: the database.
-            log: of receipts.
-            archive: the log as it is shown.
-            payments: what payments take.
+            log: the receipts.
+            archive: the log as it is published.
+            payments: takes payments.
             memory: what requests are decided by.
             address: the public address, for people.
             load: reads the settings anew; None: they cannot be reloaded.
             observer: is called as things happen.
             certificate: of HTTPS; None: it serves HTTP.
             object_ids: the ids of upstream objects that several processes have together; None: this one's own.
-            notes: what was amiss at the start and is mended.
+            notes: what the start found wrong and has mended.
         """
         directory, catalog, quota, budgets, subscribers = memory
         upstream = settings.upstream

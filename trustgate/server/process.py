@@ -88,18 +88,18 @@ def on_hangup(stop: asyncio.Event, reload: Callable[[], Coroutine[Any, Any, None
 
 
 def let_go_of_code(*names: str) -> int:
-    """Have the system take libraries' code and constants out of this process's memory; what is used comes back.
+    """Release libraries' code and constants from this process's memory; pages that are used again are mapped again.
 
-    A start runs much code that nothing runs later, and reads tables once: DuckDB's relocations and symbols alone are
-    5 MB. Of what is touched the system maps 64 KB around each page. The pages stay in the system's cache: one that is
-    wanted again costs a microsecond.
+    A start runs much code that does not run again, and reads tables once: DuckDB's relocations and symbols alone are
+    5 MB. The system maps 64 KB around each page that is used. The pages stay in the system's cache: mapping one again
+    takes a microsecond.
 
-    On Linux alone. Only what is mapped from a file, not writable and without a page of this process's own is let go:
-    no byte can be lost. A library that another thread is just loading is not to be named: the loader may still write
-    to it between the look at it and the letting go.
+    On Linux alone. Only pages are released that are mapped from a file, not writable and none of this process's own: no
+    byte is lost. Do not name a library that another thread is loading: the loader may write to it between the look at
+    its pages and their release.
 
     Args:
-        names: What the libraries' file names begin with.
+        names: what the libraries' file names begin with.
 
     Returns:
         How many bytes the process has mapped of that; 0 where nothing was done.
@@ -118,7 +118,7 @@ def let_go_of_code(*names: str) -> int:
 
 
 def _unwritten(lines: Iterable[str], names: tuple[str, ...]) -> Iterator[tuple[int, int]]:
-    """Yields from where to where such libraries are mapped of which no page is this process's own.
+    """Yields the address ranges at which such libraries are mapped, those without a page of this process's own.
 
     A page that was written to (the loader's relocations, a debugger's breakpoints) is anonymous, or in the swap.
     """

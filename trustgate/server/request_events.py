@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Observer(Protocol):
-    """Who hears, in the server's process and at the moment they happen, of what it does."""
+    """What the server calls, in its process, as things happen."""
 
     def on_ready(self, address: str, admin: Admin) -> None:
         """It listens. ``admin`` carries out commands until it stops."""
@@ -55,10 +55,10 @@ class RequestEvents:
         """
         Args:
             counters: count every receipt and error.
-            request_log: has a line of each, where it has a form.
-            notices: of limits and budgets.
-            telemetry: None: nothing is sent anywhere.
-            observer: in this process; None: there is none.
+            request_log: writes a line of each, where it has a form.
+            notices: take those of limits and budgets.
+            telemetry: sends what each request did; None: nothing is sent.
+            observer: is called as things happen; None: none is.
             tenant_name: returns the name of a tenant by its id.
         """
         self._counters = counters

@@ -1,7 +1,7 @@
 """The books that a server keeps with others on one Postgres: opened, counted, and closed with it.
 
-Owns the sessions that takes, and what has all processes wait: a look at everything at one moment, and counting anew.
-What is done once, before the first request, is ``server.shared_start``'s.
+Owns its sessions with the database, and what all processes wait for: a look at everything at one moment, and counting
+anew. What is done once, before the first request, is ``server.shared_start``'s.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _logger = logging.getLogger("trustgate.server")
 LAST_S = 30.0
 #: How long threads have to end once everything is closed, seconds.
 _THREADS_S = 3.0
-#: What is waited for longer than this is logged, seconds.
+#: What has been waited for this long is logged, seconds.
 _LOGGED_AFTER_S = 2.5
 
 
@@ -61,10 +61,10 @@ class Stopping:
         self._thread.start()
 
     def name_step(self, what: str, within_s: float | None = None) -> None:
-        """Note what is waited for from now on. It is logged once that takes longer than a moment.
+        """Note what is waited for from now on. It is logged once it has taken ``_LOGGED_AFTER_S``.
 
         Args:
-            what: in words for people.
+            what: for the log, as the end of "waiting for …".
             within_s: for how long, seconds; None: as long as the whole stop may take.
         """
         with self._changed:
@@ -80,7 +80,7 @@ class Stopping:
         The next steps are taken all the same: what a full disk keeps out of the database is in the journal.
 
         Args:
-            what: in words for people.
+            what: for the log, as the end of "waiting for …".
             within_s: the time, seconds; None: as long as the whole stop may take.
         """
         self.name_step(what, within_s)

@@ -16,7 +16,7 @@ from trustgate.store.locking import locked_error
 
 
 def open_failure(path: Path, error: duckdb.Error) -> TrustGateError:
-    """Returns what it means that DuckDB would not open the file."""
+    """Returns the error for a database file that DuckDB did not open."""
     text = str(error)
     if "Could not set lock" in text:
         pid = re.search(r"\(PID (\d+)\)", text)
@@ -44,7 +44,7 @@ def open_failure(path: Path, error: duckdb.Error) -> TrustGateError:
 
 
 def translate(error: duckdb.Error) -> TrustGateError:
-    """Returns the error that a failure of DuckDB in the middle of work is to the caller."""
+    """Returns the error for a failure of DuckDB in the middle of work."""
     text = str(error)
     if _is_full(text):
         return _storage_full(None)

@@ -13,7 +13,7 @@ def beside(path: Path, suffix: str) -> Path:
 
 
 def size_of(path: Path) -> int:
-    """Returns the size of a file, bytes; 0 where there is none, or none to be seen."""
+    """Returns the size of a file, bytes; 0 where there is none, or it cannot be read."""
     try:
         return path.stat().st_size
     except OSError:
@@ -21,7 +21,7 @@ def size_of(path: Path) -> int:
 
 
 def unusable(folder: Path, error: OSError) -> OperatorError:
-    """Returns the error that a folder is to an operator in which a file cannot be made or written."""
+    """Returns the error for a folder in which a file cannot be made or written."""
     return HomeUnusable(
         f"The folder {folder} cannot be used: {error.strerror or error}.",
         hint=disk_hint(

@@ -38,9 +38,9 @@ class Mark:
     """An open mark. One thread writes it. Raises OSError from every method."""
 
     def __init__(self, path: Path, pwrite: Callable[[int, bytes, int], int] = os.pwrite) -> None:
-        """Open the mark, making it where there is none; ``found`` is what it said then, None for nothing.
+        """Open the mark, making it where there is none; ``found`` is what it held then, None for nothing.
 
-        ``pwrite`` writes the bytes of a mark at their place: the event loop's keeps the interpreter.
+        ``pwrite`` writes the bytes of a mark at their offset; the event loop's keeps the interpreter lock.
         """
         self.path = path
         self._pwrite = pwrite

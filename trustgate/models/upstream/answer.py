@@ -40,8 +40,8 @@ FAILED = frozenset({FrameKind.ERROR, FrameKind.FAILED})
 _LAST = FAILED | {FrameKind.DONE}
 #: What is held back of a stream at most, bytes.
 _HELD_MOST_BYTES = 1024 * 1024
-#: How many frames of a piece are read at one turn of the event loop: each takes some thousandths of a millisecond, and
-#: one of two bytes is a frame.
+#: How many frames of a piece are read at one turn of the event loop: each takes some microseconds, and may have two
+#: bytes.
 _FRAMES_PER_TURN = 64
 #: How long a response may go on behind its last event, seconds: by then its connection is closed instead of kept.
 END_S = 1.0
@@ -202,7 +202,7 @@ class EventStream:
         return self._frames_of(chunk) if parts is None else [(self.meter.feed(*parts), chunk)]
 
     def _frames_of(self, chunk: bytes) -> list[Frame]:
-        """As ``_frames``, of a chunk that is not one usual frame; what are too many for one turn are kept."""
+        """As ``_frames``, of a chunk that is not one usual frame; those that are too many for one turn are kept."""
         frames = self._scanner.feed(chunk)
         if len(frames) > _FRAMES_PER_TURN:
             self._unread.extend(frames[_FRAMES_PER_TURN:])
@@ -210,7 +210,7 @@ class EventStream:
         return self._read(frames)
 
     async def _frames_of_next_turn(self) -> list[Frame]:
-        """Let others have a turn of the loop. Returns the next of the frames that were kept, metered."""
+        """Returns the next of the frames that were kept, metered, at the next turn of the loop."""
         await asyncio.sleep(0)
         unread = self._unread
         return self._read([unread.popleft() for _ in range(min(len(unread), _FRAMES_PER_TURN))])

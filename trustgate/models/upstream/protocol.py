@@ -164,7 +164,7 @@ class UpstreamProtocol(ResponseHandler):
                 self._response = None
                 self.on_whole(reader.may_go_on())
             return
-        if data and self._is_asked_nothing():
+        if data and self._is_unused():
             # What belongs to no request would be taken for the answer to the next one, which may be another tenant's.
             self.close()
             return
@@ -202,7 +202,7 @@ class UpstreamProtocol(ResponseHandler):
             return
         super().data_received(data)
 
-    def _is_asked_nothing(self) -> bool:
+    def _is_unused(self) -> bool:
         """Returns whether no response is read or waited for."""
         if self._head is not None or self._begun is not None:
             return False
