@@ -30,11 +30,14 @@ from trustgate.errors import VerificationFailed
 from trustgate.formats.written import INTEGER_MOST
 from trustgate.receipts.note import decode_base64
 from trustgate.types import (
+    END_USER_VERSIONS,
     PAYMENT_VERSIONS,
+    PRICE_VERSIONS,
     RECEIPT_END_USER_MEMBERS,
     RECEIPT_PAYMENT_MEMBERS,
     RECEIPT_PRICE_MEMBERS,
     RECEIPT_WORK_MEMBERS,
+    WORK_VERSIONS,
     Receipt,
 )
 
@@ -43,22 +46,19 @@ MAX_BUNDLE_BYTES = 1024 * 1024
 
 Label = Literal["request", "response"]
 
-_PAYMENT_MEMBERS, _PRICE_MEMBERS = frozenset(RECEIPT_PAYMENT_MEMBERS), frozenset(RECEIPT_PRICE_MEMBERS)
-_END_USER_MEMBERS = frozenset(RECEIPT_END_USER_MEMBERS)
-_WORK_MEMBERS = frozenset(RECEIPT_WORK_MEMBERS)
-_V1_MEMBERS = (
-    frozenset(Receipt.__struct_fields__) - _PAYMENT_MEMBERS - _PRICE_MEMBERS - _END_USER_MEMBERS - _WORK_MEMBERS
+#: Members beside those that every receipt has, and the versions that have them.
+_FURTHER_MEMBERS = (
+    (RECEIPT_PAYMENT_MEMBERS, PAYMENT_VERSIONS),
+    (RECEIPT_PRICE_MEMBERS, PRICE_VERSIONS),
+    (RECEIPT_END_USER_MEMBERS, END_USER_VERSIONS),
+    (RECEIPT_WORK_MEMBERS, WORK_VERSIONS),
 )
+_V1_MEMBERS = frozenset(Receipt.__struct_fields__).difference(*(members for members, _ in _FURTHER_MEMBERS))
 #: All members of a receipt, by its version.
 _MEMBERS = {
-    1: _V1_MEMBERS,
-    2: _V1_MEMBERS | _PAYMENT_MEMBERS,
-    3: _V1_MEMBERS | _PRICE_MEMBERS,
-    4: _V1_MEMBERS | _PAYMENT_MEMBERS | _PRICE_MEMBERS,
-    5: _V1_MEMBERS | _PRICE_MEMBERS | _END_USER_MEMBERS,
-    6: _V1_MEMBERS | _PAYMENT_MEMBERS | _PRICE_MEMBERS | _END_USER_MEMBERS,
+    version: _V1_MEMBERS.union(*(members for members, versions in _FURTHER_MEMBERS if version in versions))
+    for version in range(1, 11)
 }
-_MEMBERS |= {version + 4: members | _WORK_MEMBERS for version, members in _MEMBERS.items() if version >= 3}
 _HASHES = ("tprev", "request_commitment", "response_commitment", "price_hash", "policy_hash")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _AMOUNT = re.compile(r"[0-9]*")
