@@ -18,7 +18,7 @@ from tests.http.serving import PATIENCE_S, App, Server, serving
 from tests.http.test_http2 import Client
 from tests.http.test_listener import make_certificate
 from trustgate.http import capacity, listener
-from trustgate.http.capacity import Capacity, most_connections
+from trustgate.http.capacity import Capacity, Idle, most_connections
 
 _MOST = 32
 _ASKED = b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -161,7 +161,7 @@ async def test_of_many_idle_ones_a_part_ends_in_a_turn_for_as_many_new_ones() ->
         return number != 50  # it has got a request
 
     places = Capacity(
-        100, lambda: 100, lambda: [(each < 50, float(each % 50), partial(end, each)) for each in range(100)]
+        100, lambda: 100, lambda: [Idle(each < 50, float(each % 50), partial(end, each)) for each in range(100)]
     )
     assert [places.has_place() for _ in range(8)] == [True] * 6 + [False] * 2
     assert ended == [50, 51, 52, 53, 54, 55, 56], "those that never had a request"

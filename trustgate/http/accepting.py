@@ -106,7 +106,7 @@ class Acceptor:
         """Yields the connections whose handshakes are under way: as long as they last nothing was asked for."""
         if self._tls is not None:
             for task, since in self._opening.items():
-                yield False, since, task.cancel
+                yield Idle(has_had_request=False, since=since, end=task.cancel)
 
     async def opened(self, within_s: float) -> None:
         """Wait for handshakes under way, at most ``within_s`` seconds."""

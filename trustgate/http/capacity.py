@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections.abc import Callable, Iterable
+from operator import attrgetter
+from typing import NamedTuple
 
 #: Files that are left for everything else; half of all where a process may have few.
 _RESERVED_FILES = 2_048
@@ -20,9 +22,19 @@ _PART = 16
 #: Where the number of files is not limited.
 _MOST = 1_000_000
 
-#: Whether an idle connection has had a request; since when it is idle, in the loop's time; and what ends it, which
-#: returns False where another request has come.
-Idle = tuple[bool, float, Callable[[], bool]]
+
+class Idle(NamedTuple):
+    """A connection without a request under way."""
+
+    has_had_request: bool
+    #: When it became idle, in the loop's time, seconds.
+    since: float
+    #: Ends it. Returns False, and leaves it open, where another request has come.
+    end: Callable[[], bool]
+
+
+#: Those that are ended first come first.
+_order = attrgetter("has_had_request", "since")
 
 
 def most_connections() -> int:
@@ -39,29 +51,30 @@ class Capacity:
         Args:
             most: how many connections may be open.
             count: returns how many are.
-            idle: returns those that are idle.
+            idle: returns the idle ones.
         """
         self._most = most
         self._count = count
         self._idle = idle
         self._loop = asyncio.get_running_loop()
-        #: How many were ended for connections that have not come yet.
+        #: How many connections may come in place of those that were ended.
         self._places = 0
-        #: Idle ones are ending: there will be places in a later turn of the loop.
+        #: Whether idle ones are ending: there are places in a later turn of the loop.
         self.is_clearing = False
 
     def has_place(self, *, may_end: bool = True) -> bool:
         """Returns whether one more connection may be accepted at this turn of the loop.
 
-        Ends idle ones where there are too many and it ``may_end`` some; that takes a turn, and in one turn it is done
-        once.
+        Where as many are open as may be, idle ones are ended, at most once in a turn; that takes a turn.
+
+        ``may_end``: False: none is ended now.
         """
         if self._count() < self._most:
             self._places = 0
             return True
         if not self._places and may_end and not self.is_clearing:
             idle = sorted(self._idle(), key=_order)
-            self._places = sum(end() for _, _, end in idle[: -(-len(idle) // _PART)])
+            self._places = sum(each.end() for each in idle[: -(-len(idle) // _PART)])
             if self._places:
                 self.is_clearing = True
                 self._loop.call_soon(self._has_cleared)
@@ -72,7 +85,3 @@ class Capacity:
 
     def _has_cleared(self) -> None:
         self.is_clearing = False
-
-
-def _order(idle: Idle) -> tuple[bool, float]:
-    return idle[:2]

@@ -109,7 +109,7 @@ class Door:
         for connection in self.connections:
             since = connection.idle_since()
             if since is not None:
-                yield not connection.is_new, since, connection.give_way
+                yield Idle(not connection.is_new, since, connection.give_way)
 
     def begin_closing(self) -> None:
         """Have each answer from now on be the last one of its connection, with ``connection: close``."""

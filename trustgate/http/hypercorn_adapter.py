@@ -109,7 +109,7 @@ class Protocols:
         for connection in self._connections.values():
             since = connection.idle_since()
             if since is not None:
-                yield True, since, connection.end
+                yield Idle(has_had_request=True, since=since, end=connection.end)
 
     async def close(self, grace_s: float) -> None:
         """End each connection when it is idle, and after ``grace_s`` seconds all.
