@@ -43,8 +43,8 @@ _ANSWERS_PING, _END_PING = b"answers.", b"the end."
 _MAX_RESETS_PER_S = 200
 #: The same of frames that ask for nothing: pings, settings, priorities, empty pieces of a body (section 10.5).
 _MAX_IDLE_FRAMES_PER_S = 1000
-#: Of what is put into a stream's buffer at once, and of what must be sent of it before: with both less than twice as
-#: much is kept. The rest of an answer waits in the application.
+#: The largest piece that is put into a stream's buffer, and how much in the buffer makes the next one wait: less than
+#: twice as much is kept. The rest of an answer waits in the application.
 _PIECE_BYTES = 16 * 1024
 #: How many bytes of all streams of a connection may be unread; of each stream it is 64 KiB.
 _CONNECTION_WINDOW_BYTES = 4 * 1024 * 1024
@@ -79,15 +79,15 @@ class Http2(H2Protocol):
         self._turns = turns
         self._write_s = write_s
         self._cutter = Cutter()
-        #: Resets and frames that ask for nothing, since a moment.
+        #: Resets, and frames that ask for nothing, since ``_counted_since``.
         self._resets = 0
         self._idle_frames = 0
         self._counted_since = 0.0
         #: Of each stream with an answer under way: since when nothing of it was sent, in the loop's time.
         self._unsent_since: dict[int, float] = {}
         self._stall_timer: asyncio.TimerHandle | None = None
-        #: Of the streams whose applications wait, or have waited, for room in a buffer: set when there is some.
-        self._rooms: dict[int, asyncio.Event] = {}
+        #: Of the streams whose applications wait, or have waited, for space in a buffer: set when there is some.
+        self._drained: dict[int, asyncio.Event] = {}
         self._door: Http2Door | None = None
         self._waiting: WaitingStreams | None = None
         #: The heads of requests that were let through, by their streams, until they are begun.
@@ -170,7 +170,7 @@ class Http2(H2Protocol):
             self._is_acknowledged.set()
             self.is_idle.set()
             self.leave_door()
-            # Nothing is sent any more: no answer has to wait for room in a buffer.
+            # Nothing is sent any more: no answer has to wait for space in a buffer.
             for buffer in list(self.stream_buffers.values()):
                 await buffer.close()
 
@@ -339,7 +339,7 @@ class Http2(H2Protocol):
         """Give the whole answer to a request for which nothing was begun. Raises what h2 does."""
         render_fields(headers)
         if self.connection.local_flow_control_window(stream_id) < len(body):
-            body = b""  # the client's flow-control window has no room for it
+            body = b""  # the client's flow-control window is smaller
         fields = [(b":status", b"%d" % status), *headers, (b"content-length", b"%d" % len(body))]
         self.connection.send_headers(stream_id, fields, end_stream=not body)
         if body:
@@ -353,11 +353,11 @@ class Http2(H2Protocol):
         await super()._close_stream(stream_id)
         buffer = self.stream_buffers.get(stream_id)
         if buffer is not None:
-            # Its client may have reset it: nobody waits for that to be sent. A whole answer has left it by now.
+            # Its client may have reset it: nothing waits for the rest to be sent. A whole answer has left it by now.
             await buffer.close()
-        room = self._rooms.pop(stream_id, None)
-        if room is not None:
-            room.set()
+        drained = self._drained.pop(stream_id, None)
+        if drained is not None:
+            drained.set()
         if not self.streams and not self.is_idle.is_set():
             self.is_idle.set()
             self._idle_since = asyncio.get_running_loop().time()
@@ -386,16 +386,16 @@ class Http2(H2Protocol):
         await super().stream_send(event)
 
     async def _send_body(self, stream_id: int, data: bytes) -> None:
-        """Have a part of an answer sent, as the client gives its stream a window.
+        """Put a part of an answer into its stream's buffer in pieces, each once there is space for it.
 
-        Hypercorn's buffer takes in all that comes while there is no window: each look for one is room to it.
+        Hypercorn's own wait for space ends with each attempt to send, even where the window is closed.
         """
         for at in range(0, len(data), _PIECE_BYTES):
             self._watch(stream_id)
             while stream_id in self.streams and self._is_full(stream_id):
-                room = self._rooms.setdefault(stream_id, asyncio.Event())
-                room.clear()
-                await room.wait()
+                drained = self._drained.setdefault(stream_id, asyncio.Event())
+                drained.clear()
+                await drained.wait()
             if stream_id not in self.streams:
                 return
             piece = data if len(data) <= _PIECE_BYTES else data[at : at + _PIECE_BYTES]
@@ -406,7 +406,7 @@ class Http2(H2Protocol):
         return buffer is not None and len(buffer.buffer) >= _PIECE_BYTES
 
     def _watch(self, stream_id: int) -> None:
-        """Have a stream reset whose client takes in nothing of its answer for too long."""
+        """Begin to measure how long nothing of a stream's answer is taken in. It is reset after ``write_s``."""
         buffer = self.stream_buffers.get(stream_id)
         if buffer is None or buffer.buffer:
             return
@@ -423,7 +423,7 @@ class Http2(H2Protocol):
         for stream_id, since in list(self._unsent_since.items()):
             buffer = self.stream_buffers.get(stream_id)
             if buffer is None or not buffer.buffer:
-                # All of it is sent, as far as it has come.
+                # All that the application has given is sent.
                 del self._unsent_since[stream_id]
             elif now - since >= self._write_s:
                 del self._unsent_since[stream_id]
@@ -444,9 +444,9 @@ class Http2(H2Protocol):
             if stream_id in self._unsent_since and self.connection.local_flow_control_window(stream_id) > 0:
                 self._unsent_since[stream_id] = asyncio.get_running_loop().time()
             await super()._send_data(stream_id)
-            room = self._rooms.get(stream_id)
-            if room is not None and not self._is_full(stream_id):
-                room.set()
+            drained = self._drained.get(stream_id)
+            if drained is not None and not self._is_full(stream_id):
+                drained.set()
         except (*PEER_FAULTS, KeyError):
             # The stream has gone between two steps of sending.
             buffer = self.stream_buffers.pop(stream_id, None)
