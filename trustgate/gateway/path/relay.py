@@ -308,27 +308,19 @@ def _made(usage: Usage, account: Account) -> Usage:
     come to: what OpenAI's speech models answer has no usage, and their prices are of tokens.
     """
     call, prices = account.request.call, _prices_of(account)
-    if usage.images and not prices.image_nano_usd and is_by_tokens(prices):
-        tokens = units.made_image_tokens(usage.images, call.image_quality)
-        return msgspec.structs.replace(
-            usage,
-            prompt_tokens=call.prompt_tokens,
-            completion_tokens=tokens,
-            image_completion_tokens=tokens,
-            estimated=True,
-        )
-    if not usage.characters or prices.character_pico_usd:
+    if prices.image_nano_usd if usage.images else prices.character_pico_usd:
         return usage
     if is_by_tokens(prices):
-        tokens = units.spoken_tokens(usage.characters)
+        if usage.images:
+            tokens = units.made_image_tokens(usage.images, call.image_quality)
+            part = {"image_completion_tokens": tokens}
+        else:
+            tokens = units.spoken_tokens(usage.characters)
+            part = {"audio_completion_tokens": tokens}
         return msgspec.structs.replace(
-            usage,
-            prompt_tokens=call.prompt_tokens,
-            completion_tokens=tokens,
-            audio_completion_tokens=tokens,
-            estimated=True,
+            usage, prompt_tokens=call.prompt_tokens, completion_tokens=tokens, estimated=True, **part
         )
-    if prices.audio_second_nano_usd:
+    if usage.characters and prices.audio_second_nano_usd:
         return msgspec.structs.replace(usage, audio_ms=units.spoken_ms(usage.characters), estimated=True)
     return usage
 
