@@ -830,7 +830,7 @@ async function verifyPrices(prices, receipts, inside) {
     if (isSum) {
       summed += receipt.calls;
       const fault = stepFault(table, receipt);
-      if (fault) refuse(`Receipt ${receipt.id} cannot sum up what it says: ${fault}.`);
+      if (fault) refuse(`Receipt ${receipt.id} cannot be the sum of its calls: ${fault}.`);
     }
     const calls = receipt.endpoint === "batches" && !isSum ? callsOf(table, receipt, cost) : 1n;
     if (calls > 1n) {
@@ -863,7 +863,7 @@ const PICO_RATES = [
 const NANO_RATES = ["image", "audio_second", "call", "search"];
 const RATES = [...PICO_RATES.map((name) => `${name}_pico_usd`), ...NANO_RATES.map((name) => `${name}_nano_usd`)];
 
-/** What a table, or a row of it, says: null says nothing. */
+/** The members of a table, or of a row of it, that have a value: null is the same as leaving one out. */
 function stated(rates) {
   return Object.fromEntries(Object.entries(rates).filter(([, value]) => value !== null));
 }
@@ -1314,7 +1314,7 @@ function summaryLines(document) {
   return ["", ...rows.map(([name, value]) => plain(`${name.padEnd(width)}  ${value}`)), ""];
 }
 
-/** Text for a terminal: what a file says may neither move the cursor nor turn the line around. */
+/** Text for a terminal: what a file holds may neither move the cursor nor turn the line around. */
 function plain(text) {
   return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, "\ufffd");
 }

@@ -99,8 +99,8 @@ def serve(context: typer.Context, flags: ServeFlags) -> None:
             raise
         raise StoreLocked(
             error.message,
-            hint="It serves this home already: commands go through it as they are. To start it anew, stop it first. A "
-            "second gateway wants another --home and --port.",
+            hint="It serves this home already, and commands go through it. To start it anew, stop it first. A second "
+            "gateway needs another --home and --port.",
         ) from error
 
 

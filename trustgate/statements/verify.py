@@ -309,7 +309,7 @@ def _examine_prices(
             cost = table.summed_nano_usd(usage, receipt.created_us, *summed)
             summed_calls += summed[0]
             if fault := step_fault(table, receipt, usage):
-                raise VerificationFailed(f"Receipt {receipt.id} cannot sum up what it says: {fault}.")
+                raise VerificationFailed(f"Receipt {receipt.id} cannot be the sum of its calls: {fault}.")
         is_batch = receipt.endpoint == BATCHES_ENDPOINT and summed is None
         calls = table.calls_of(receipt.cost_nano_usd, usage, receipt.created_us) if is_batch else None
         if calls is not None and calls > 1:
