@@ -49,7 +49,7 @@ class _Bills:
         self._count = 0
 
     def add(self, billed: int, **members: Any) -> str:
-        """Returns the receipt's id: of version 3 with the price's own factor, unless told otherwise."""
+        """Returns the receipt's id: of version 3 with the price's own factor, unless others are given."""
         self._count += 1
         priced = {} if members.get("v") == 1 else {"billed_nano_usd": billed, "price_factor_ppm": 1_000_000}
         form = {"v": 3, "tenant": self._tenant.id, "model": self._passport.slug, "passport": self._passport.id}
@@ -197,7 +197,7 @@ async def test_a_fallbacks_answer_costs_by_its_own_passport_as_long_as_that_hold
 
 
 async def test_a_wildcards_answer_costs_what_the_list_has_of_its_model(plane: Plane, bills: _Bills) -> None:
-    """It answered for another passport's model, so the name that the upstream gave it says which it was."""
+    """It answered for another passport's model, so it is found by the name that the upstream gave it."""
     wild = await _sell(plane, "openai/*", Prices(), base_url="https://api.openai.com/v1")
     book = plane.catalog.price_book
     for upstream_model, listed in (("gpt-4o-mini", "gpt-4o-mini"), ("", "gpt-4o")):

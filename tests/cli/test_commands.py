@@ -167,7 +167,7 @@ def test_a_plan_through_its_life(either_home: Gateway) -> None:
 # passports
 
 
-def test_a_key_file_that_is_not_there_is_told_at_once(either_home: Gateway, tmp_path: Path) -> None:
+def test_a_key_file_that_is_not_there_is_named_at_once(either_home: Gateway, tmp_path: Path) -> None:
     key = tmp_path / "key"
     added = either_home.cli(
         *("passport", "add", "held", "--base-url", "http://127.0.0.1:9/v1", "--credential-file", str(key), "--json")

@@ -102,7 +102,7 @@ def test_a_home_that_cannot_be_made(tmp_path: Path) -> None:
     assert b"--home" in result.stderr
 
 
-def test_a_home_on_a_disk_for_reading_alone_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_a_home_on_a_read_only_disk_is_refused_with_that_reason(tmp_path: Path) -> None:
     with tiny_disk(tmp_path / "disk", 2**20, ",ro") as disk:
         for command in (("tenant", "list"), ("serve", "--port", "0")):
             result = _run("--home", str(disk), *command)
@@ -226,7 +226,7 @@ def test_an_exit_code_does_not_depend_on_what_stderr_takes(home: Gateway) -> Non
     home.make_home()
     assert _in_shell(home, "trustgate tenant show nobody 2>/dev/full").returncode == 4
     assert _in_shell(home, "trustgate tenant nonsense 2>/dev/full >/dev/full").returncode == 2
-    # It says on stderr that there is nothing to list.
+    # It writes to stderr that there is nothing to list.
     assert _in_shell(home, "trustgate tenant list 2>/dev/full").returncode == 0
     assert _in_shell(home, "trustgate tenant list --json >/dev/full 2>&-").returncode == 1
 

@@ -179,7 +179,7 @@ async def test_a_request_without_a_parallel_request_is_held_too(desk: _Desk, req
     assert {call[-1] for call in desk.books.calls} == {None}
 
 
-async def test_what_is_settled_is_what_the_receipt_says(desk: _Desk, request_of: Request) -> None:
+async def test_what_is_settled_is_what_the_receipt_records(desk: _Desk, request_of: Request) -> None:
     assert desk.end(request_of, hold="a hold") is None
     closed = desk.log.closed.pop()
     receipt = closed.pop("receipt")

@@ -158,7 +158,7 @@ def test_what_is_odd_and_signed_is_refused_by_both(made: Made) -> None:
         assert found[-1][1] == "failed" == verdict[-1][1], (name, found[-1], verdict[-1])
 
 
-def test_a_table_that_says_nothing_of_a_rate_is_the_same_to_both(made: Made) -> None:
+def test_a_table_with_null_for_a_rate_is_the_same_to_both(made: Made) -> None:
     row = {"above_prompt_tokens": 0, "service_tier": None, "search_nano_usd": 7, "call_nano_usd": None}
     data = forged_table(made.statements[0, SEPTEMBER], {"search_nano_usd": None, "conditional": [row]})
     assert by_node([data]) == [by_python(data)]

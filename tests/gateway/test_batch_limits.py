@@ -369,7 +369,7 @@ def test_work_whose_id_cannot_be_kept_is_refused_and_ended(
 def test_a_file_whose_id_cannot_be_kept_is_refused(
     place: Gateway, server_upstream: Upstream, server: BatchServer, sign_up: SignUp
 ) -> None:
-    """Nobody could name it again. A response that is at its end is an answer all the same."""
+    """A request could not name it again. A response that is at its end is an answer all the same."""
     tenant = sign_up(place)
     bad = "x" * 257
     done = {"id": bad, "object": "response", "status": "completed", "output": [], "usage": _usage(3, 2)}

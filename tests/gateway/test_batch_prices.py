@@ -65,7 +65,7 @@ def charges(tenant: Tenant) -> list[dict[str, Any]]:
 
 
 def proofs(place: Gateway, tenant: Tenant) -> tuple[str, str]:
-    """What the command and the script say of the tenant's month."""
+    """Returns the command's verdict on the tenant's month, and the script's."""
     file = place.home.parent / f"{tenant.name}.json"
     place.cli("statement", tenant.name, "--month", datetime.now(UTC).strftime("%Y-%m"), "--output", str(file))
     ran = node("--input-type=module", "--eval", _VERIFY % (json.dumps(_SCRIPT.as_uri()), json.dumps(str(file))))
@@ -162,7 +162,7 @@ def test_a_line_of_which_no_such_use_is_possible_is_charged_by_estimate(
     assert 14 < charged["prompt_tokens"] + charged["completion_tokens"] <= worst
 
 
-def test_results_that_are_gone_are_charged_by_what_the_upstream_tells_in_all(
+def test_results_that_are_gone_are_charged_by_what_the_upstream_reports_of_all(
     place: Gateway, server: BatchServer, server_upstream: Upstream, sign_up: SignUp
 ) -> None:
     """Its owner may delete them before the gateway looks."""

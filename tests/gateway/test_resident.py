@@ -40,7 +40,7 @@ def test_code_that_only_the_start_has_run_leaves_memory_and_comes_back() -> None
     assert let_go_of_code("no-such-library.") == 0
 
 
-def test_only_what_nobody_has_written_to_is_let_go() -> None:
+def test_only_pages_that_were_never_written_to_are_released() -> None:
     def mapping(
         addresses: str, permissions: str, path: str, *, anonymous_kb: int = 0, swap_kb: int = 0, inode: int = 7
     ) -> list[str]:

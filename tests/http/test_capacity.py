@@ -86,7 +86,7 @@ def test_one_with_a_request_is_not_ended_for_another(server: Server, clients: co
     assert half.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_connections_of_http2_give_way_too_and_are_told(
+def test_connections_of_http2_give_way_too_with_a_goaway_frame(
     server: Server, clients: contextlib.ExitStack, app: App
 ) -> None:
     held = Client(server)

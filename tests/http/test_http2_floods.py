@@ -208,7 +208,7 @@ def test_one_that_takes_in_a_little_now_and_then_is_not_reset(app: App) -> None:
 
 
 class Large:
-    """Answers with so many bytes, in one piece or several; says when all have been taken from it."""
+    """Answers with so many bytes, in one piece or several; sets ``has_ended`` when all have been taken from it."""
 
     def __init__(self, size: int, pieces: int) -> None:
         self.body = bytes(index % 251 for index in range(size))
@@ -255,7 +255,7 @@ def test_of_an_answer_little_is_kept_for_a_client_that_waits(
     assert max(kept) < 2 * 16_384
 
 
-def test_one_who_gives_no_window_has_an_answer_wait_in_its_application(app: App) -> None:
+def test_without_a_window_an_answer_waits_in_its_application(app: App) -> None:
     large = Large(1_000_000, 100)
     with serving(large) as server:
         client = without_window(server)

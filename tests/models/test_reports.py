@@ -51,7 +51,7 @@ def test_a_count_that_is_repeated_after_the_text_is_the_count() -> None:
     assert (meter.finished, meter.done) == (True, False), "its last event is still to come"
 
 
-def test_what_an_event_does_not_say_again_still_holds() -> None:
+def test_what_an_event_does_not_repeat_still_holds() -> None:
     meter = EventMeter()
     begun = {"id": "resp_1", "model": "m-1", "status": "in_progress"}
     feed(meter, {"type": "response.created", "response": begun, "sequence_number": 7})
@@ -68,7 +68,7 @@ def test_what_an_event_does_not_say_again_still_holds() -> None:
         (b"{", ("", "")),
     ],
 )
-def test_an_object_says_what_it_is(body: bytes, told: tuple[str, str]) -> None:
+def test_the_id_and_the_status_of_an_object_are_read(body: bytes, told: tuple[str, str]) -> None:
     assert read_object(body) == told
 
 
@@ -80,7 +80,7 @@ def test_an_object_says_what_it_is(body: bytes, told: tuple[str, str]) -> None:
         (b"id: 1234\ndata: x\n\n", b"x", None),
     ],
 )
-def test_two_lines_are_a_name_and_data_only_where_they_say_so(frame: bytes, data: bytes | None, event: str) -> None:
+def test_two_lines_are_an_event_and_data_only_with_those_fields(frame: bytes, data: bytes | None, event: str) -> None:
     assert (frame_data(frame), frame_event(frame)) == (data, event)
     assert frame_parts(frame) == (data or b"", event)
 
@@ -92,7 +92,7 @@ def test_an_empty_list_and_a_list_of_vectors_are_no_failures() -> None:
 
 def test_an_event_named_error_is_read_where_nothing_in_it_is() -> None:
     assert failure_of_event(b'{"message": "Too many.", "code": "rate_limit_exceeded"}').message == "Too many."
-    assert failure_of_event(b'{"code": "rate_limit_exceeded"}').status == 429, "without that event it says nothing"
+    assert failure_of_event(b'{"code": "rate_limit_exceeded"}').status == 429, "without that event it is no message"
 
 
 def test_what_an_image_endpoint_thought_is_no_image() -> None:

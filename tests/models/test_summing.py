@@ -45,7 +45,7 @@ _lines = st.lists(st.tuples(st.integers(1, 4_000), st.integers(0, 2_000)), min_s
 
 
 @given(_three, _steps, _lines, st.booleans())
-def test_lines_cost_what_an_independent_calculation_says(
+def test_lines_cost_what_an_independent_calculation_gives(
     base: tuple[int, int, int], steps: dict[int, tuple[int, int, int]], lines: list[tuple[int, int]], by_tier: bool
 ) -> None:
     names = ("input_pico_usd", "output_pico_usd", "call_nano_usd")

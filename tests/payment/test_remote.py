@@ -308,7 +308,7 @@ async def test_a_word_in_place_of_a_solana_transaction_is_none(
     assert (settlement.outcome, settlement.transaction) == ("unknown", "")
 
 
-async def test_who_has_signed_is_the_payer_whatever_is_answered(
+async def test_the_signer_is_the_payer_whatever_is_answered(
     double: FacilitatorDouble, remote: RemoteFacilitator
 ) -> None:
     double.on_verify(Reply.json({"isValid": True}))

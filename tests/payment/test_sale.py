@@ -135,7 +135,7 @@ async def _headers(shop: Shop, paying: Presented | None) -> list[bytes]:
     return names
 
 
-async def test_an_answer_says_that_its_payment_has_settled_the_second_time_too(shop: Shop) -> None:
+async def test_an_answer_names_its_settled_payment_the_second_time_too(shop: Shop) -> None:
     shop.balances.change("tenant_1", PRICE)
     append_credit(shop.log, "tenant_1", credited_nano_usd=PRICE)
     assert b"payment-response" not in await _headers(shop, None), "it draws on the balance"
