@@ -262,8 +262,8 @@ async def test_work_is_held_once_and_again_where_a_budget_was_made_or_it_failed(
     assert failed is not None and failed is not held
     failed.fail(OSError())
     assert desk.holds.begin(WORK, _owner()) is not failed
-    desk.holds.end(WORK)
-    desk.holds.end(WORK)
+    desk.holds.end(WORK, ())
+    desk.holds.end(WORK, ())
     desk.holds.begin(WORK, _owner())
     assert len(desk.books.calls) == 4
 

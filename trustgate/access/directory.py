@@ -229,9 +229,10 @@ class Directory:
         tenant = self._tenants.get(tenant_id)
         if key is None or key.tenant_id != tenant_id:
             key = next(iter(self.keys_of(tenant_id)), None)
-        plan = None if tenant is None else self._plans.get(tenant.plan)
-        if key is None or tenant is None or plan is None:
+        if key is None or tenant is None:
             return None
+        # The plan of a tenant that was removed may be, too: what it still owes is billed as it costs.
+        plan = self._plans.get(tenant.plan) or Plan(name=tenant.plan)
         has_budgets = any(applies(each, tenant_id, key.account_id, plan.name) for each in self.budgets())
         profile = self.effective_profile(tenant, plan, key)
         return Caller(

@@ -16,14 +16,14 @@ from trustgate.cluster.shared_log import SharedLog
 from trustgate.errors import TrustGateError
 from trustgate.gateway.api.object_ids import ObjectIds
 from trustgate.gateway.api.shared_object_ids import SharedObjectIds
-from trustgate.gateway.path.accounting import Accounting
+from trustgate.gateway.path.accounting import Accounting, Keeping, OwnKeeping
 from trustgate.gateway.path.background import BackgroundWork
 from trustgate.gateway.path.inflight import InFlight
 from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.gateway.path.pipeline import Pipeline
 from trustgate.gateway.path.routing import Routing
 from trustgate.gateway.path.shared_keeping import SharedKeeping, SharedWorkHolds
-from trustgate.gateway.path.work_holds import OwnWorkHolds
+from trustgate.gateway.path.work_holds import OwnWorkHolds, WorkHolds
 from trustgate.gateway.views.credits import Credits
 from trustgate.gateway.views.status import GatewayStatus
 from trustgate.http.tls import Certificate
@@ -106,7 +106,8 @@ class Server:
         self.budgets = budgets
         self.subscribers = subscribers
         self.handles = open_handles(settings.handles_file, ObjectIds) if object_ids is None else object_ids
-        keeping, holds = None, None
+        keeping: Keeping = OwnKeeping(quota, budgets, log, self.handles.charged)
+        holds: WorkHolds | None = None
         if isinstance(log, SharedLog) and object_ids is not None:
             keeping, holds = SharedKeeping(log, object_ids), SharedWorkHolds(log)
         self.accounting = Accounting(quota, log, budgets, keeping)
@@ -163,6 +164,7 @@ class Server:
             holds=own_holds if holds is None else holds,
             payment_step=self.payment_step,
             upstream=lambda: self.upstream,
+            find_receipt=store.entry,
         )
         self.pipeline = Pipeline(
             settings,

@@ -8,7 +8,7 @@ made before is charged nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -76,8 +76,11 @@ class Lasting(Protocol):
         """Have an upstream end work that cannot be looked after."""
         ...
 
-    def end(self, handle: ObjectId) -> None:
-        """Give back what is held, and owe nothing more: the request that sees this end charges what was used."""
+    def end(self, handle: ObjectId, receipts: Sequence[tuple[int, str]]) -> None:
+        """Give back what is held, and owe nothing more: the request that sees this end charges what was used.
+
+        ``receipts``: as ``Charging.receipts``, those that are written next.
+        """
         ...
 
     def look_soon(self) -> None:
@@ -114,6 +117,8 @@ class ObjectAccounting:
         self._answered = 0
         #: When the request came, microseconds UTC: the price of that time holds.
         self.at_us = 0
+        #: The request's own.
+        self.receipt_id = ""
         #: The work whose end this request has seen, and which it charges.
         self.ended: ObjectId | None = None
         #: What it charges for it, where that is not priced as a call by itself.
@@ -214,6 +219,10 @@ class ObjectAccounting:
         handle = self._handles.current(handle)
         if handle is None or handle.owed < 0 or status in GOES_ON or not status:
             return _NOTHING
+        if handle.charging is not None:
+            # Which of its receipts were written before a crash is known where the gateway looks by itself.
+            self._lasting.look_soon()
+            return _NOTHING
         if handle.kind in BATCHES:
             self.summed = reported_sum(handle, usage, self._answered, target.price)
             if self.summed is None:
@@ -222,7 +231,7 @@ class ObjectAccounting:
         else:
             self.summed = rest_of(handle, usage, target.price, self.at_us)
         self.ended = handle
-        self._lasting.end(handle)
+        self._lasting.end(handle, ((0 if self.summed is None else self.summed.step, self.receipt_id),))
         return less(usage, handle.owed) if self.summed is None else self.summed.usage
 
     def _keep_owed(self, handle: ObjectId, owed: int) -> None:

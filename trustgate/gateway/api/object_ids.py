@@ -88,6 +88,15 @@ class Work(msgspec.Struct, frozen=True, array_like=True):
     owes_calls: bool = False
 
 
+class Charging(msgspec.Struct, frozen=True, array_like=True):
+    """The receipts that charge work whose end was seen, kept before the first of them is written."""
+
+    #: What ``ObjectId.owed`` was.
+    owed: int
+    #: Of each receipt: the step of the price that its calls have, and its id. They are written in this order.
+    receipts: tuple[tuple[int, str], ...]
+
+
 class ObjectId(msgspec.Struct, frozen=True, array_like=True):
     """One id. The passport and the upstream's name for the model say which target made it."""
 
@@ -110,6 +119,9 @@ class ObjectId(msgspec.Struct, frozen=True, array_like=True):
     work: Work | None = None
     #: The end user's pseudonym, for what is charged later, as ``Call`` has it.
     end_user: str | None = None
+    #: Of work whose end was seen, until all of its receipts are written; None: none is missing. Such work of a process
+    #: that was killed is unsettled again: what its receipts have charged is not charged another time.
+    charging: Charging | None = None
 
     @property
     def place(self) -> tuple[Kind, str, str]:
@@ -213,6 +225,12 @@ class ObjectIds:
             return
         self._put(handle)
         self._append(handle)
+
+    def charged(self, handle: ObjectId, receipt_id: str) -> None:
+        """Note that a receipt of work is written; after the last of them nothing of it is missing."""
+        now = self.current(handle)
+        if now is not None and now.charging is not None and now.charging.receipts[-1][1] == receipt_id:
+            self.keep(msgspec.structs.replace(now, charging=None))
 
     def forget(self, handle: ObjectId) -> None:
         if self._drop(handle):
@@ -327,8 +345,15 @@ class ObjectIds:
                 self._put(handle)
             else:
                 self._drop(handle)
+        self._take_up_charging()
         self._lines = len(lines)
         return not data.endswith(b"\n") and data != b""
+
+    def _take_up_charging(self) -> None:
+        """Have work that was being charged when the process ended looked at again."""
+        for handle in self._all():
+            if handle.charging is not None and handle.owed < 0:
+                self._put(msgspec.structs.replace(handle, owed=handle.charging.owed))
 
     def _all(self) -> list[ObjectId]:
         return [handle for known in self._known.values() for handles in known.values() for handle in handles]

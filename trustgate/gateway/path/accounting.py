@@ -179,8 +179,12 @@ class Keeping(Protocol):
 class OwnKeeping:
     """Counts in the memory of this process, which serves alone; receipts go to its log."""
 
-    def __init__(self, quota: Quota, budgets: Budgets, log: Log) -> None:
+    def __init__(
+        self, quota: Quota, budgets: Budgets, log: Log, on_charged: Callable[[ObjectId, str], None] | None = None
+    ) -> None:
+        """``on_charged``: is told the work that a receipt charges, and its id, once it is written."""
         self._quota = quota
+        self._on_charged = on_charged
         self._budgets = budgets
         self._log = log
 
@@ -209,7 +213,10 @@ class OwnKeeping:
             self._quota.charge((tenant.id, key.account_id), tokens, billed, at_us)
             if request.caller.has_budgets:
                 self._budgets.count(request.drawer, tokens, billed, at_us)
-        return self._log.committed(self._log.append(receipt, outcome.secret))
+        entry = self._log.append(receipt, outcome.secret)
+        if outcome.work is not None and self._on_charged is not None:
+            self._on_charged(outcome.work, receipt.id)
+        return self._log.committed(entry)
 
 
 class Accounting:

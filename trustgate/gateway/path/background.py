@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import quote
 
 from trustgate import __version__
@@ -30,7 +30,7 @@ from trustgate.gateway.api.object_accounting import (
     rest_of,
     result_files,
 )
-from trustgate.gateway.api.object_ids import BATCHES, Kind, ObjectId, ObjectIds
+from trustgate.gateway.api.object_ids import BATCHES, Charging, Kind, ObjectId, ObjectIds
 from trustgate.gateway.path.accounting import Account, Accounting, Request
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.batch_results import BatchResults, lines_of
@@ -46,7 +46,7 @@ from trustgate.models.upstream.answer import Answer
 from trustgate.models.upstream.client import Outgoing, UpstreamClient
 from trustgate.models.upstream.targets import Target, Targets
 from trustgate.tasks import Deferred
-from trustgate.types import Usage
+from trustgate.types import Entry, Usage
 
 _logger = logging.getLogger("trustgate.gateway")
 
@@ -73,8 +73,9 @@ class BackgroundWork:
         holds: WorkHolds,
         payment_step: PaymentStep,
         upstream: Callable[[], UpstreamClient],
+        find_receipt: Callable[[str], Awaitable[Entry | None]],
     ) -> None:
-        """``upstream``: returns the client, which a reload replaces."""
+        """``upstream``: returns the client, which a reload replaces; ``find_receipt``: by its id, on record."""
         self._handles = handles
         self._directory = directory
         self._catalog = catalog
@@ -83,6 +84,7 @@ class BackgroundWork:
         self._holds = holds
         self._payment_step = payment_step
         self._upstream = upstream
+        self._find_receipt = find_receipt
         self._soon = asyncio.Event()
         self._cancelling: set[asyncio.Task[None]] = set()
         if holds.begins_anew:
@@ -108,9 +110,9 @@ class BackgroundWork:
         drawer = None if owner is None else self._drawer(owner, handle)
         return self._holds.begin(handle, WorkOwner(owner, self._directory.key_account_id(handle.key), drawer))
 
-    def end(self, handle: ObjectId) -> None:
-        """Give it back: what was used is being charged."""
-        self._holds.end(handle)
+    def end(self, handle: ObjectId, receipts: Sequence[tuple[int, str]] = ()) -> None:
+        """Give it back: what was used is being charged. ``receipts``: by which, as ``Charging.receipts``."""
+        self._holds.end(handle, receipts)
 
     def look_soon(self) -> None:
         self._soon.set()
@@ -133,6 +135,9 @@ class BackgroundWork:
 
     async def run(self, interval_s: Callable[[], float]) -> None:
         """For ever: look at what is not settled, each time ``interval_s()`` seconds have passed."""
+        if any(handle.charging is not None for kind in _LOOKED_AFTER for handle in self._handles.unsettled(kind)):
+            # What it came to is known, but for receipts that a crash has left out.
+            self.look_soon()
         while True:
             try:
                 async with asyncio.timeout(interval_s()):
@@ -157,8 +162,14 @@ class BackgroundWork:
     async def _look(self, handle: ObjectId) -> None:
         """Ask the upstream how far it is; charge what is at its end."""
         sums: Sequence[SummedCalls | Usage]
+        written: Sequence[tuple[int, str]] = ()
         try:
             async with asyncio.timeout(_LOOK_S):
+                if handle.charging is not None:
+                    written = await self._written(handle.charging)
+                    if len(written) == len(handle.charging.receipts):
+                        self.end(handle)
+                        return
                 owner = self._directory.owner(handle.tenant, handle.key)
                 profile = None if owner is None else owner.profile
                 target = self._targets.made_by(handle.passport, handle.upstream_model, "background", profile)
@@ -182,7 +193,14 @@ class BackgroundWork:
         except (TrustGateError, TimeoutError) as error:
             _logger.info("the %s of tenant %s cannot be looked at: %s", handle.kind, handle.tenant, error)
             return
-        await self._charge(handle, target, body, arrival, sums)
+        if handle.charging is not None and written:
+            missing = {step for step, _ in handle.charging.receipts} - {step for step, _ in written}
+            sums = [charged for charged in sums if _step_of(charged) in missing]
+        await self._charge(handle, target, body, arrival, sums, written)
+
+    async def _written(self, charging: Charging) -> Sequence[tuple[int, str]]:
+        """Returns those of the receipts of work, whose charging a crash has broken off, that are on record."""
+        return [each for each in charging.receipts if await self._find_receipt(each[1]) is not None]
 
     async def _charge(
         self,
@@ -191,6 +209,7 @@ class BackgroundWork:
         body: bytes,
         arrival: Arrival,
         sums: Sequence[SummedCalls | Usage],
+        written: Sequence[tuple[int, str]],
     ) -> None:
         """Settle it, unless a request has done so meanwhile: hold back, quota and balance charged, receipts written.
 
@@ -200,28 +219,30 @@ class BackgroundWork:
             body: what its upstream shows of it: the receipts commit to that.
             arrival: when the gateway looked.
             sums: what each receipt charges.
+            written: receipts that have charged a part of it, as ``Charging.receipts``.
         """
         now = self._handles.current(handle)
         owner = self._directory.owner(handle.tenant, handle.key)
         if now is None or now.owed < 0 or owner is None:
             return
-        self.end(now)
+        # The price of one time holds for all.
+        arrivals = [arrival if n == 0 else arrival.another() for n in range(len(sums))]
+        own = [(_step_of(charged), each.receipt_id) for charged, each in zip(sums, arrivals, strict=True)]
+        self.end(now, (*written, *own) if own else ())
         call = Call(model=now.model, choices=0, end_user=now.end_user)
         drawer = self._drawer(owner, now)
         accounts: list[Account] = []
-        for charged in sums:
-            request = Request(arrival, _LOOKS[now.kind], owner, call, b"", drawer.models)
+        for charged, arrives in zip(sums, arrivals, strict=True):
+            request = Request(arrives, _LOOKS[now.kind], owner, call, b"", drawer.models)
             account = Account(self._accounting, request, None, self._payment_step.owing(request))
             account.target, account.work = target, now
             account.sent(body)
             if isinstance(charged, SummedCalls):
-                account.summed, account.part = charged, charged.step if accounts else 0
+                account.summed, account.part = charged, charged.step if accounts or written else 0
                 account.close("complete", status=200, usage=charged.usage)
             else:
                 account.close("complete", status=200, usage=charged)
             accounts.append(account)
-            # The price of one time holds for all.
-            arrival = arrival.another()
         for account in accounts:
             await account.kept()
 
@@ -282,6 +303,10 @@ class BackgroundWork:
             stream_meter=StreamMeter,
         )
         return await self._upstream().fetch([target], asked, deadline=None)
+
+
+def _step_of(charged: SummedCalls | Usage) -> int:
+    return charged.step if isinstance(charged, SummedCalls) else 0
 
 
 _FOLDER: dict[Kind, str] = {"batch": "batches", "message_batch": "messages/batches", "response": "responses"}

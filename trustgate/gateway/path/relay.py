@@ -59,7 +59,7 @@ def _relay_whole(answer: Answer, delivery: Delivery, objects: ObjectAccounting |
     body, apart = answer.body, answer.apart
     usage = with_units(account.usage_of(reported), account)
     if objects is not None:
-        objects.at_us = account.request.arrival.at_us
+        objects.at_us, objects.receipt_id = account.request.arrival.at_us, account.request.arrival.receipt_id
         if apart is not None:
             _, usage = objects.whole(apart.skeleton, usage, answer.target)
         else:
@@ -272,7 +272,8 @@ class _EventRelay:
         if self._objects is None or not isinstance(self.meter, EventMeter):
             return usage
         objects = self._objects
-        objects.at_us = self._account.request.arrival.at_us
+        arrival = self._account.request.arrival
+        objects.at_us, objects.receipt_id = arrival.at_us, arrival.receipt_id
         usage = objects.settle(self.meter.object_id, self.meter.status, usage, self._answer.target)
         self._account.work, self._account.summed = objects.ended, objects.summed
         return usage

@@ -6,7 +6,7 @@ Owns which of a request's moments is which operation on the books (``cluster.boo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any
 
@@ -127,7 +127,7 @@ class SharedWorkHolds:
         self._held[handle.place] = wanted, done
         return done
 
-    def end(self, handle: ObjectId) -> None:
+    def end(self, handle: ObjectId, receipts: Sequence[tuple[int, str]]) -> None:
         """Do nothing in the rows: the receipt that charges the work gives it back, in its transaction."""
         self._held.pop(handle.place, None)
 

@@ -6,6 +6,7 @@ that is not settled.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, Quota
-from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
+from trustgate.gateway.api.object_ids import Charging, Kind, ObjectId, ObjectIds
 from trustgate.ids import now_us
 from trustgate.payment.balance import BalanceHold, Balances
 from trustgate.tasks import Deferred
@@ -48,8 +49,11 @@ class WorkHolds(Protocol):
         """
         ...
 
-    def end(self, handle: ObjectId) -> None:
-        """Give back what is held, once: the receipt that is written next charges the work."""
+    def end(self, handle: ObjectId, receipts: Sequence[tuple[int, str]]) -> None:
+        """Give back what is held, once: the receipts that are written next charge the work.
+
+        ``receipts``: all of the work's, as ``Charging.receipts``; none: it is charged already.
+        """
         ...
 
 
@@ -77,10 +81,11 @@ class OwnWorkHolds:
         money = self._balances.hold_at_least(handle.tenant, work.cost_nano_usd) if owner.pays else None
         self._held[handle.place] = (hold, money)
 
-    def end(self, handle: ObjectId) -> None:
+    def end(self, handle: ObjectId, receipts: Sequence[tuple[int, str]]) -> None:
         now = self._handles.current(handle)
         if now is not None:
-            self._handles.keep(msgspec.structs.replace(now, owed=-1))
+            charging = Charging(now.owed, tuple(receipts)) if receipts and now.owed >= 0 else None
+            self._handles.keep(msgspec.structs.replace(now, owed=-1, charging=charging))
         hold, money = self._held.pop(handle.place, (None, None))
         if hold is not None:
             self._quota.void(hold)
