@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from tests.gateway.conftest import SignUp, Tenant
+from tests.gateway.conftest import SignUp
 from tests.gateway.test_batch_limits import BatchServer, held, place, server, server_upstream, start
 from tests.gateway.test_batch_prices import charges, proofs, results, stepped, usage
-from tests.gateway.test_batches import lines
+from tests.gateway.test_batches import batch_object, lines
 from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
+from tests.support.upstream import Recorded, Reply, Upstream
+from trustgate.gateway.api.object_ids import Charging, ObjectId, ObjectIds
 
 __all__ = ["place", "server", "server_upstream"]
 
@@ -28,7 +33,8 @@ def plain(place: Gateway) -> str:
 def last_of(place: Gateway, batch_id: str) -> list[Any]:
     """What the gateway has written down of a batch last."""
     known = [json.loads(line) for line in (place.home / "handles.jsonl").read_bytes().splitlines()]
-    return [each for each in known if each[1] == batch_id][-1]
+    found: list[Any] = [each for each in known if each[1] == batch_id][-1]
+    return found
 
 
 @pytest.mark.parametrize("written", [0, 1, 2])
@@ -66,5 +72,99 @@ def test_killed_before_between_and_after_its_receipts_a_batch_is_charged_once(
     assert (above["calls"], above["prompt_tokens"], above["price_above_prompt_tokens"]) == (1, 101, 100)
     for said in proofs(place, tenant):
         assert "3 answered lines of batches are priced each by itself" in said, said
+    books = place.cli("doctor", "--books", check=False)
+    assert books.returncode == 0, books.stdout
+
+
+def test_what_a_process_noted_of_a_charge_is_looked_up_only_after_it_has_ended(tmp_path: Path) -> None:
+    ids = ObjectIds(tmp_path / "ids")
+    begun = ObjectId("batch", "b", "ten_1", "pas_1", "m", "m", owed=7)
+    ended = msgspec.structs.replace(begun, owed=-1, charging=Charging(7, ((0, "rcpt_1"), (100, "rcpt_2"))))
+    for each in (begun, ended):
+        ids.keep(each)
+    ids.charged(begun, "rcpt_1")
+    assert ids.unsettled("batch") == []
+    ids.close()
+    after_kill = ObjectIds(tmp_path / "ids")
+    assert after_kill.unsettled("batch") == [msgspec.structs.replace(ended, owed=7)]
+    after_kill.keep(ended)
+    after_kill.charged(begun, "rcpt_2")
+    after_kill.close()
+    assert ObjectIds(tmp_path / "ids").unsettled("batch") == []
+
+
+def answered(number: int, status: int = 200) -> bytes:
+    response = {"status_code": status, "body": {"usage": usage(10, 5)}}
+    return json.dumps({"id": f"line{number}", "custom_id": f"r{number}", "response": response}).encode()
+
+
+THREE = [answered(number) for number in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("file", "calls"),
+    [
+        (b"\xef\xbb\xbf" + b"\r\n\r\n".join(THREE), 3),
+        (b"\n".join([THREE[0].replace(b"r0", b"\\ud800"), *THREE[1:]]), 3),
+        (b"\n".join([*THREE[:2], *THREE[:2]]), 2),
+        (b"\n".join([*THREE, answered(3), answered(4)]), 3),
+        (b"\n".join([*THREE[:2], answered(2, status=500)]), 2),
+    ],
+    ids=["byte order mark", "lone surrogate", "twice", "more than asked", "failed with usage"],
+)
+def test_each_line_that_was_asked_and_answered_is_charged_once(
+    place: Gateway, server: BatchServer, sign_up: SignUp, file: bytes, calls: int
+) -> None:
+    tenant, model = sign_up(place), plain(place)
+    batch_id = start(tenant, lines(*[model] * 3, max_tokens=50)).json()["id"]
+    server.files[batch_id] = file
+    server.finish(batch_id, output_file_id=batch_id)
+    wait_until(lambda: len(charges(tenant)) == 1, "the batch is charged")
+    [charged] = charges(tenant)
+    assert (charged["calls"], charged["prompt_tokens"], charged["completion_tokens"]) == (calls, calls * 10, calls * 5)
+
+
+def test_a_batch_goes_on_in_other_words_and_where_it_is_not_found_for_a_moment(
+    place: Gateway, server: BatchServer, server_upstream: Upstream, sign_up: SignUp
+) -> None:
+    tenant, model = sign_up(place), plain(place)
+    batch_id = start(tenant, lines(*[model] * 3, max_tokens=50)).json()["id"]
+    missing: Iterator[int | str] = iter([404, 404, "IN_PROGRESS", "running", "pending", 404, 404])
+    looked: list[int | str] = []
+
+    def answer(request: Recorded) -> Reply:
+        said = next(missing, None) if request.method == "GET" and request.path.endswith(batch_id) else None
+        if said is None:
+            return server(request)
+        looked.append(said)
+        return Reply.error(said) if isinstance(said, int) else Reply.json(batch_object(batch_id, said))
+
+    server.files[batch_id] = b"\n".join(THREE)
+    server.finish(batch_id, output_file_id=batch_id)
+    server_upstream.default = answer
+    wait_until(lambda: len(tenant.receipts()) == 3, "the batch is charged")
+    assert (len(looked), [each["calls"] for each in charges(tenant)]) == (7, [3])
+
+
+def test_a_batch_is_charged_whose_model_tenant_and_plan_were_removed(
+    place: Gateway, server: BatchServer, sign_up: SignUp
+) -> None:
+    place.cli("passport", "add", "leaving", "--input-price", "1", "--output-price", "10")
+    place.cli("plan", "add", "leaving", "--tokens-per-day", "100000")
+    tenant = sign_up(place, "--plan", "leaving")
+    batch_id = start(tenant, lines(*["leaving"] * 3, max_tokens=50)).json()["id"]
+    tenant_id = tenant.receipts()[0]["tenant"]
+    place.cli("tenant", "remove", tenant.name, "--yes")
+    place.cli("plan", "remove", "leaving")
+    place.cli("passport", "revoke", "leaving")
+    server.files[batch_id] = b"\n".join(THREE)
+    server.finish(batch_id, output_file_id=batch_id)
+
+    def costs() -> list[int]:
+        listed = place.cli_json("receipt", "list", "--tenant", tenant_id)["receipts"]
+        return [each["receipt"]["cost_nano_usd"] for each in listed]
+
+    wait_until(lambda: len(costs()) == 3, "the batch is charged")
+    assert costs()[0] == 30 * 1_000 + 15 * 10_000
     books = place.cli("doctor", "--books", check=False)
     assert books.returncode == 0, books.stdout

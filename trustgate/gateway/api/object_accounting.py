@@ -27,8 +27,14 @@ from trustgate.types import Usage
 
 _NOTHING = Usage()
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-#: A status that may still change into another. What has no status at all (a file) is at its end.
-GOES_ON = frozenset({"queued", "in_progress", "validating", "finalizing", "cancelling", "canceling"})
+#: A status that may still change into another, in small letters: OpenAI's, Anthropic's, and those of servers that have
+#: words of their own. What has no status at all (a file) is at its end.
+_GOES_ON = frozenset(
+    {
+        *("queued", "in_progress", "validating", "finalizing", "cancelling", "canceling"),
+        *("created", "submitted", "pending", "preparing", "running", "paused", "cancellation_requested"),
+    }
+)
 
 
 class _Results(msgspec.Struct):
@@ -47,6 +53,11 @@ class _ItemDone(msgspec.Struct):
 #: The event that ends an item of a response (OpenAI API reference, "Streaming events").
 _ITEM_DONE = b"response.output_item.done"
 T = TypeVar("T")
+
+
+def goes_on(status: str) -> bool:
+    """Returns whether work of this status is not at its end."""
+    return status.lower() in _GOES_ON
 
 
 def _decoded(body: bytes, kind: type[T]) -> T:
@@ -151,11 +162,11 @@ class ObjectAccounting:
         kind = self._endpoint.makes
         if kind is None or self._handle is not None:
             return
-        goes_on = kind in BATCHES or (kind == "response" and status in GOES_ON)
+        is_lasting = kind in BATCHES or (kind == "response" and goes_on(status))
         made = self._made(kind, object_id, target)
-        if self._handles.can_keep(made) or not (goes_on or (object_id and kind != "response")):
+        if self._handles.can_keep(made) or not (is_lasting or (object_id and kind != "response")):
             return
-        if goes_on and object_id and not is_id(object_id):  # a stranger's is left alone
+        if is_lasting and object_id and not is_id(object_id):  # a stranger's is left alone
             self._lasting.abandon(made, target)
         raise unkept(kind)
 
@@ -212,12 +223,12 @@ class ObjectAccounting:
         if self._endpoint.makes in BATCHES:
             return _NOTHING
         if self._endpoint.makes is not None:
-            if status in GOES_ON:
+            if goes_on(status):
                 self._keep_owed(handle, usage.total_tokens)
             return usage
         # As it is now: another request may have seen the end while this one waited.
         handle = self._handles.current(handle)
-        if handle is None or handle.owed < 0 or status in GOES_ON or not status:
+        if handle is None or handle.owed < 0 or goes_on(status) or not status:
             return _NOTHING
         if handle.charging is not None:
             # Which of its receipts were written before a crash is known where the gateway looks by itself.

@@ -22,8 +22,8 @@ from trustgate.access.directory import Caller, Directory
 from trustgate.errors import TrustGateError, UpstreamRefused
 from trustgate.gateway.api.endpoints import ENDPOINTS, Call
 from trustgate.gateway.api.object_accounting import (
-    GOES_ON,
     answered_lines,
+    goes_on,
     is_reported,
     less,
     reported_sum,
@@ -52,6 +52,10 @@ _logger = logging.getLogger("trustgate.gateway")
 
 #: How long one look may take, seconds.
 _LOOK_S = 60.0
+#: How long results may come, seconds: those of 50,000 lines are some 100 MB.
+_RESULTS_S = 1800.0
+#: Work is gone upstream when so many looks, one after the other, have not found it.
+_LOOKS_TO_BE_GONE = 3
 _LOOKED_AFTER: tuple[Kind, ...] = (*BATCHES, "response")
 #: What it is charged as: a look at the object.
 _LOOKS = {
@@ -86,6 +90,8 @@ class BackgroundWork:
         self._upstream = upstream
         self._find_receipt = find_receipt
         self._soon = asyncio.Event()
+        #: By work: how many looks in a row have not found it.
+        self._missing: dict[tuple[Kind, str, str], int] = {}
         self._cancelling: set[asyncio.Task[None]] = set()
         if holds.begins_anew:
             self._hold_all()
@@ -164,7 +170,7 @@ class BackgroundWork:
         sums: Sequence[SummedCalls | Usage]
         written: Sequence[tuple[int, str]] = ()
         try:
-            async with asyncio.timeout(_LOOK_S):
+            async with asyncio.timeout(_LOOK_S) as limit:
                 if handle.charging is not None:
                     written = await self._written(handle.charging)
                     if len(written) == len(handle.charging.receipts):
@@ -172,20 +178,26 @@ class BackgroundWork:
                         return
                 owner = self._directory.owner(handle.tenant, handle.key)
                 profile = None if owner is None else owner.profile
-                target = self._targets.made_by(handle.passport, handle.upstream_model, "background", profile)
+                target = self._targets.made_by(
+                    handle.passport, handle.upstream_model, "background", profile, even_revoked=True
+                )
                 body = await self._get(target, _path_of(handle))
+                self._missing.pop(handle.place, None)
                 _, status = read_object(body)
-                if not status or status in GOES_ON:
+                if not status or goes_on(status):
                     return
                 arrival = Arrival.of({"headers": ()})
                 if handle.kind in BATCHES:
-                    sums = await self._sums(handle, target, body, arrival.at_us)
+                    sums = await self._sums(handle, target, body, arrival.at_us, limit)
                 else:
                     usage = read_answer(body).usage_or_estimate(handle.owed)
                     sums = [rest_of(handle, usage, target.price, arrival.at_us) or less(usage, handle.owed)]
         except UpstreamRefused as error:
             if error.status != _NOT_FOUND:
                 _logger.info("the %s of tenant %s cannot be looked at: %s", handle.kind, handle.tenant, error.message)
+                return
+            self._missing[handle.place] = looks = self._missing.get(handle.place, 0) + 1
+            if looks < _LOOKS_TO_BE_GONE:
                 return
             # A server that does not know it any more has no results of it either.
             _logger.warning("the %s %s of tenant %s is gone upstream", handle.kind, handle.id, handle.tenant)
@@ -228,6 +240,7 @@ class BackgroundWork:
         # The price of one time holds for all.
         arrivals = [arrival if n == 0 else arrival.another() for n in range(len(sums))]
         own = [(_step_of(charged), each.receipt_id) for charged, each in zip(sums, arrivals, strict=True)]
+        self._missing.pop(now.place, None)
         self.end(now, (*written, *own) if own else ())
         call = Call(model=now.model, choices=0, end_user=now.end_user)
         drawer = self._drawer(owner, now)
@@ -252,9 +265,13 @@ class BackgroundWork:
         models = () if resolved is None else resolved.all_names(handle.model)
         return Drawer(owner.tenant.id, owner.key.account_id, owner.plan.name, models, handle.end_user)
 
-    async def _sums(self, handle: ObjectId, target: Target, body: bytes, at_us: int) -> Sequence[SummedCalls]:
+    async def _sums(
+        self, handle: ObjectId, target: Target, body: bytes, at_us: int, limit: asyncio.Timeout
+    ) -> Sequence[SummedCalls]:
         """Returns what a batch is charged: by what its upstream reports of all lines where that is enough, else by its
         results; where there are neither, by the estimate of its lines.
+
+        ``limit``: of the look; put off while results come.
         """
         found, answered = read_answer(body).usage, answered_lines(body)
         results, reported = BatchResults(handle, target, at_us), None
@@ -267,6 +284,8 @@ class BackgroundWork:
             files = [f"{_path_of(handle)}/results"]
         else:
             files = [f"/files/{quote(file_id, safe='', errors='replace')}/content" for file_id in result_files(body)]
+        clock = asyncio.get_running_loop().time
+        latest = clock() + _RESULTS_S
         for path in files:
             try:
                 answer = await self._fetch(target, path)
@@ -277,6 +296,9 @@ class BackgroundWork:
             try:
                 async for line in lines_of(answer):
                     results.read(line)
+                    now, ends = clock(), limit.when()
+                    if ends is not None and ends - now < _LOOK_S / 2:
+                        limit.reschedule(min(now + _LOOK_S, latest))
             finally:
                 await answer.close()
         return results.sums(reported, answered)

@@ -5,6 +5,7 @@ Owns what counts of a line, and what is charged where no result counts.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from trustgate.errors import Unavailable
 from trustgate.gateway.api.endpoints import ENDPOINTS
 from trustgate.gateway.api.object_ids import ObjectId, Work
 from trustgate.gateway.path.accounting import plausible_bounds
+from trustgate.models.metering.lenient import UNREADABLE, dict_of, read_json
 from trustgate.models.metering.whole import read_answer
 from trustgate.models.pricing import BATCH_TIER
 from trustgate.models.summing import CallSums, SummedCalls
@@ -23,6 +25,7 @@ from trustgate.types import Usage
 
 #: The longest line of a batch's results that is read, bytes.
 _MOST_LINE_BYTES = 64 * 1024 * 1024
+_FIRST_FAILURE = 400
 #: What meters the answers of lines, by the name of their endpoint. Of endpoints with one name the first counts.
 _METERS = {
     endpoint.name: endpoint.meter
@@ -32,6 +35,7 @@ _METERS = {
 
 
 class _Response(msgspec.Struct):
+    status_code: Any = None
     body: msgspec.Raw = msgspec.Raw()
 
 
@@ -40,6 +44,7 @@ class _BatchedAnswer(msgspec.Struct):
 
 
 class _Result(msgspec.Struct):
+    custom_id: Any = None
     response: _Response | None = None
     #: Of a batch of messages.
     result: _BatchedAnswer | None = None
@@ -63,6 +68,8 @@ class BatchResults:
         #: The most that one line can have used: how many completions it asked for is not known here.
         self._bounds = {"prompt_bound": prompt_bound, "completion_bound": max(completion_bound, work.completion_tokens)}
         conditions = Usage(service_tier=BATCH_TIER, image_size=work.image_size, image_quality=work.image_quality)
+        #: Hashes of lines that name their request: one that is there again is the same answer.
+        self._seen: set[int] = set()
         self._sums = CallSums(target.price, at_us, conditions, is_by_call=work.owes_calls)
 
     def is_plausible(self, reported: Usage) -> bool:
@@ -73,13 +80,20 @@ class BatchResults:
 
     def read(self, line: bytes) -> None:
         """Add what one line used; of one that failed nothing."""
-        try:
-            result: Any = msgspec.json.decode(line, type=_Result) if line.strip() else None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        result = _result_of(line)
+        if result is None or (result.response is not None and _is_failure(result.response.status_code)):
             return
-        if result is None or (result.response is None and result.result is None):
+        answered = result.result if result.response is None else result.response
+        if answered is None:
             return
-        answer = bytes(result.result.message if result.response is None else result.response.body)
+        if self._work.lines and self._sums.calls >= self._work.lines:
+            return  # more than was asked
+        if isinstance(result.custom_id, str):
+            name = hash(line)
+            if name in self._seen:
+                return
+            self._seen.add(name)
+        answer = bytes(answered.body if isinstance(answered, _Response) else answered.message)
         reported = self._meter(answer)
         if reported.failure is not None or (reported.usage is None and not reported.completion_estimate):
             return
@@ -104,6 +118,31 @@ class BatchResults:
             )
             sums.add_sum(estimate, share)
         return sums.sums()
+
+
+def _result_of(line: bytes) -> _Result | None:
+    """Returns what a line of results is; None where it is none. Never raises."""
+    if not line.strip():
+        return None
+    try:
+        return msgspec.json.decode(line, type=_Result)
+    except UNREADABLE:
+        pass
+    # Its answer may be read all the same, as that of a request would be.
+    value = dict_of(read_json(line))
+    response, result = dict_of(value.get("response")), dict_of(value.get("result"))
+    answer, message = (
+        msgspec.Raw(json.dumps(found).encode()) if isinstance(found, dict) else msgspec.Raw()
+        for found in (response.get("body"), result.get("message"))
+    )
+    return _Result(
+        response=_Response(response.get("status_code"), answer) if response else None,
+        result=_BatchedAnswer(message) if result else None,
+    )
+
+
+def _is_failure(status: object) -> bool:
+    return isinstance(status, int) and status >= _FIRST_FAILURE
 
 
 async def lines_of(answer: Answer) -> AsyncIterator[bytes]:

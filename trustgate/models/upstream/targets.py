@@ -186,10 +186,18 @@ class Targets:
         able = [self._catalog.under(profile, each) for each in found if may_serve(profile.rules, each.passport)]
         return sorted(able, key=lambda each: preference(profile.rules, each.passport))
 
-    def made_by(self, passport_id: str, model: str, service: str = "", profile: Profile | None = None) -> Target:
+    def made_by(
+        self,
+        passport_id: str,
+        model: str,
+        service: str = "",
+        profile: Profile | None = None,
+        *,
+        even_revoked: bool = False,
+    ) -> Target:
         """Returns the target that once made something, by its passport's id ("": the default upstream).
 
-        ``profile``: its tenant's, with whose key it was made.
+        ``profile``: its tenant's, with whose key it was made; ``even_revoked``: for what is still to be charged.
 
         Raises ``Unavailable`` (503) when there is no such passport any more.
         """
@@ -199,7 +207,7 @@ class Targets:
             passport = self._catalog.passport(passport_id)
         except NotFound:
             passport = None
-        if passport is None or passport.status == "revoked":
+        if passport is None or (passport.status == "revoked" and not even_revoked):
             raise Unavailable("The model's server that made this is no longer served here.", code="model_unavailable")
         resolved = Resolved(passport, model, (), self._catalog.price_of(passport, model))
         return self.only(resolved if profile is None else self._catalog.under(profile, resolved), service)
