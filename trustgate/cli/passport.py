@@ -284,8 +284,7 @@ def _note_gaps(passport: Passport) -> None:
     """Name what a passport's price leaves free: a price that was forgotten costs its operator until it is noticed."""
     free = gaps(passport.prices)
     if free:
-        note = f"Note: this price leaves {' and '.join(free)} free. If that is meant, give a price of 0."
-        render.say(render.Styled(note, "yellow"), to_stderr=True)
+        _note(f"This price leaves {' and '.join(free)} free. If that is meant, give a price of 0.")
 
 
 def _note_key(context: typer.Context, passport: Passport) -> None:
@@ -295,8 +294,7 @@ def _note_key(context: typer.Context, passport: Passport) -> None:
     try:
         session(context).settings().read_credential(passport)
     except OperatorError as error:
-        note = f"Note: {error.message} The passport is kept; its requests fail until the file is there."
-        render.say(render.Styled(note, "yellow"), to_stderr=True)
+        _note(f"{error.message} The passport is kept; its requests fail until the file is there.")
 
 
 def _print(passport: Passport, json: bool) -> None:
@@ -396,3 +394,8 @@ def _fallbacks(fallbacks: tuple[Fallback, ...]) -> str:
         weight = "" if fallback.weight == 1 else f" (weight {fallback.weight})"
         ranks.setdefault(fallback.rank, []).append(fallback.passport + weight)
     return ", then ".join(" or ".join(rank) for rank in ranks.values()) or "none"
+
+
+def _note(text: str) -> None:
+    """Print a note to stderr: what a command prints of its result stays as it is."""
+    render.say(render.Styled(f"Note: {text}", "yellow"), to_stderr=True)

@@ -205,7 +205,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         except OSError as error:
             raise HomeUnusable(
                 f"The home folder {self.home} cannot be created: {error.strerror}.",
-                hint=disk_hint(error, "Choose another folder with --home or TRUSTGATE_HOME, or correct its rights."),
+                hint=disk_hint(
+                    error, "Choose another folder with --home or TRUSTGATE_HOME, or correct its permissions."
+                ),
             ) from None
         if not os.access(self.home, os.W_OK | os.X_OK):
             if is_read_only(self.home):
@@ -226,8 +228,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         except OSError as error:
             raise HomeUnusable(
                 f"The folder {error.filename} cannot be created: {error.strerror}.",
-                hint=f"Correct its permissions, or choose a --home with a shorter path than {self.home}, which has the "
-                "admin socket itself.",
+                hint=f"Correct its permissions, or choose a --home with a shorter path than {self.home}, in which the "
+                "admin socket fits.",
             ) from None
         if self.socket.parent != self.home:
             self.check_socket_folder()

@@ -6,7 +6,7 @@ the work is, is ``store.duckdb``'s; what a failure means, ``store.faults``'s; th
 Traps this file is built around (DuckDB 2.0.0, measured): nothing here opens the database file, which would lose
 DuckDB's own lock on it. A commit on a full disk fails and can be tried again; a checkpoint on a full disk kills the
 database, whether or not the commit it ran in became durable: close, connect again, look. A database file that is
-missing beside its write-ahead log is created empty and the log deleted without a word: refuse.
+missing beside its write-ahead log is created empty and the log deleted without an error: refuse.
 """
 
 from __future__ import annotations

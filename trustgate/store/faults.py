@@ -33,7 +33,7 @@ def open_failure(path: Path, error: duckdb.Error) -> TrustGateError:
         return StoreDamaged(
             f"The write-ahead log {wal} is damaged: what was written last is in it alone.",
             hint=f"Put back copies of {path.name} and {wal.name} that belong together. Without one, move {wal.name} "
-            "away: the journals put back what they have, and what is missing then is told at the start.",
+            "away: the journals put back what they have, and what is missing then is named at the start.",
         )
     if "Cannot open file" in text or "Permission denied" in text:
         return HomeUnusable(
@@ -81,5 +81,5 @@ def _damaged(path: Path | None) -> StoreDamaged:
     return StoreDamaged(
         f"The database {path} is damaged." if path else "The database is damaged.",
         hint="Put back a copy of it with its .wal file; the journal adds what the copy lacks as far as it reaches, and "
-        "says so when it does not. To start anew, move the database away.",
+        "the start names what is missing then. To start anew, move the database away.",
     )

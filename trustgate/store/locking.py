@@ -17,7 +17,7 @@ from trustgate.store.files import beside, unusable
 
 
 class LockHolder(NamedTuple):
-    """The process that holds the lock, as far as it can be told."""
+    """The process that holds the lock, as far as it is known."""
 
     pid: int | None
     program: str | None
