@@ -26,18 +26,26 @@ async def acme(plane: Plane) -> Tenant:
     return added.tenant
 
 
-async def test_a_note_whose_receipt_a_crash_prevented_gets_it_once(plane: Plane, acme: Tenant) -> None:
-    """The same reference again, as its operator would try, and another one: neither adds it twice."""
-    at_us = now_us() - 3_600_000_000
+async def _left_by_a_crash(
+    plane: Plane, tenant: Tenant, reference: str, nano_usd: int, at_us: int | None = None
+) -> CreditNote:
+    """Returns a note of a credit or, below zero, a refund, as a crash leaves it before its receipt is written."""
+    at_us = now_us() if at_us is None else at_us
     note = CreditNote(
         id=new_id("credit", at_us),
-        tenant_id=acme.id,
-        reference="invoice 1",
+        tenant_id=tenant.id,
+        reference=reference,
         receipt_id=new_id("rcpt", at_us),
-        credited_nano_usd=3 * CENT,
+        credited_nano_usd=nano_usd,
         created_us=at_us,
     )
     await plane.store.put(note)
+    return note
+
+
+async def test_a_note_whose_receipt_a_crash_prevented_gets_it_once(plane: Plane, acme: Tenant) -> None:
+    """The same reference again, as its operator would try, and another one: neither adds it twice."""
+    note = await _left_by_a_crash(plane, acme, "invoice 1", 3 * CENT, now_us() - 3_600_000_000)
     again = await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=3 * CENT, reference="invoice 1"))
     assert (again.receipt, again.balance_nano_usd, again.repeated) == (note.receipt_id, 3 * CENT, True)
     other = await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=CENT, reference="invoice 2"))
@@ -48,16 +56,7 @@ async def test_a_note_whose_receipt_a_crash_prevented_gets_it_once(plane: Plane,
 
 
 async def test_another_command_gives_a_note_its_receipt_too(plane: Plane, acme: Tenant) -> None:
-    at_us = now_us()
-    note = CreditNote(
-        id=new_id("credit", at_us),
-        tenant_id=acme.id,
-        reference="invoice 1",
-        receipt_id=new_id("rcpt", at_us),
-        credited_nano_usd=3 * CENT,
-        created_us=at_us,
-    )
-    await plane.store.put(note)
+    await _left_by_a_crash(plane, acme, "invoice 1", 3 * CENT)
     other = await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=CENT, reference="invoice 2"))
     assert (other.balance_nano_usd, other.repeated, await plane.store.last_seq()) == (4 * CENT, False, 2)
 
@@ -85,16 +84,7 @@ async def test_a_reference_of_another_amount_is_refused(plane: Plane, acme: Tena
 async def test_a_refund_that_was_broken_off_never_takes_a_balance_below_zero(plane: Plane, acme: Tenant) -> None:
     """Requests used the balance meanwhile. Once there is enough again its own command takes it, and no other does."""
     await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=CENT))
-    at_us = now_us()
-    note = CreditNote(
-        id=new_id("credit", at_us),
-        tenant_id=acme.id,
-        reference="out 1",
-        receipt_id=new_id("rcpt", at_us),
-        credited_nano_usd=-2 * CENT,
-        created_us=at_us,
-    )
-    await plane.store.put(note)
+    note = await _left_by_a_crash(plane, acme, "out 1", -2 * CENT)
     repeated = PaymentRefundCredit(tenant="acme", amount_nano_usd=2 * CENT, reference="out 1")
     with pytest.raises(Conflict, match=r"was broken off, and acme has less than 0\.02 USD by now") as refused:
         await plane.admin.execute(repeated)
@@ -110,16 +100,7 @@ async def test_a_refund_that_was_broken_off_never_takes_a_balance_below_zero(pla
 
 async def test_a_refund_whose_receipt_a_crash_prevented_is_taken_once(plane: Plane, acme: Tenant) -> None:
     await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=5 * CENT))
-    at_us = now_us()
-    note = CreditNote(
-        id=new_id("credit", at_us),
-        tenant_id=acme.id,
-        reference="out 1",
-        receipt_id=new_id("rcpt", at_us),
-        credited_nano_usd=-2 * CENT,
-        created_us=at_us,
-    )
-    await plane.store.put(note)
+    note = await _left_by_a_crash(plane, acme, "out 1", -2 * CENT)
     for asked in (2 * CENT, None, 2 * CENT):
         again = await plane.admin.execute(PaymentRefundCredit(tenant="acme", amount_nano_usd=asked, reference="out 1"))
         assert (again.refunded_nano_usd, again.change.repeated) == (2 * CENT, True)
