@@ -13,9 +13,12 @@ from trustgate.errors import TrustGateError
 from trustgate.models.catalog import Catalog
 from trustgate.models.metering.chunks import StreamMeter
 from trustgate.models.metering.whole import read_answer
-from trustgate.models.upstream.answer import Frame
+from trustgate.models.upstream import bodies
+from trustgate.models.upstream.answer import HELD_MOST_FRAMES, Frame
+from trustgate.models.upstream.bodies import MAX_BLANKS_BYTES
 from trustgate.models.upstream.client import Outgoing, UpstreamClient
 from trustgate.models.upstream.protocol import MAX_INTERIM
+from trustgate.models.upstream.response import AHEAD_BYTES
 from trustgate.models.upstream.targets import Targets
 from trustgate.types import Passport, Pool
 
@@ -253,9 +256,69 @@ async def test_thousands_of_frames_in_one_piece_are_read_in_turns_with_others(be
         await answer.close()
         await world.client.close()
     assert b"".join(b"".join(frames) for frames in received) == event[4:-2] * before + flood + b"data: [DONE]\n\n"
-    if before:  # else they are held until the first event
-        assert max(map(len, received)) <= 64
+    # Before the first event some are held, and passed on together.
+    assert max(map(len, received)) <= (64 if before else HELD_MOST_FRAMES + 64)
+    if before:
         assert turns.number >= 5_000 // 64
+
+
+@pytest.mark.parametrize(
+    "flood", [b"5;" + b"a" * 2 * AHEAD_BYTES, b"0\r\n" + b"a: b\r\n" * AHEAD_BYTES], ids=["extension", "trailers"]
+)
+async def test_framing_that_never_comes_to_content_ends_the_answer(flood: bytes) -> None:
+    """Reading was held back until something was taken, of which there was nothing: for as long as silence may last."""
+    head = _EVENTS[0].replace(b"text/event-stream", b"application/json")
+    world = _World([[head + flood], [_OK]])
+    async with serving(world.server.answer) as port:
+        world.open(port)
+        await world.fetch()
+        status, _, message = await world.fetch()
+        assert (status, "without any content" in message) == (502, True)
+        assert (await world.fetch())[0] == 200
+        await world.client.close()
+
+
+@pytest.mark.parametrize(("blanks", "status"), [(MAX_BLANKS_BYTES, 200), (MAX_BLANKS_BYTES + 1, 502)])
+async def test_blanks_before_a_stream_are_bounded(blanks: int, status: int) -> None:
+    """They were all kept, and all looked through with each piece."""
+    head, event, end = _EVENTS
+    world = _World([[head + b"%x\r\n" % blanks + b"\n" * blanks + b"\r\n", event, end]])
+    world.server.gate = asyncio.Semaphore(0)
+    async with serving(world.server.answer) as port:
+        world.open(port)
+        await world.fetch()
+        fetching = asyncio.ensure_future(world.fetch(stream=True))
+        if status == 200:
+            world.server.gate.release()
+            world.server.gate.release()
+        assert (await fetching)[0] == status
+        await world.client.close()
+
+
+async def test_an_unwanted_stream_is_put_together_in_turns_with_others() -> None:
+    frames = b": keep\n\n" * 20_000 + b"data: [DONE]\n\n"
+    body = _EVENTS[1][4:-2].replace(b'"delta":{"content":"hello"}', b'"index":0,"delta":{"content":"hello"}') + frames
+    world = _World([[_said(body).replace(b"application/json", b"text/event-stream")]])
+    async with serving(world.server.answer) as port:
+        world.open(port)
+        await world.fetch()
+        async with counting_turns() as turns:
+            status, answer = (await world.fetch())[:2]
+        await world.client.close()
+    assert (status, b"hello" in answer) == (200, True)
+    assert turns.number >= 20_000 // 64
+
+
+async def test_an_unwanted_stream_of_too_many_events_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut all at once, 6 MB of blank lines held up the event loop for two seconds."""
+    monkeypatch.setattr(bodies, "MAX_EVENTS", 1_000)
+    world = _World([[_said(b":\n\n" * 1_001).replace(b"application/json", b"text/event-stream")]])
+    async with serving(world.server.answer) as port:
+        world.open(port)
+        await world.fetch()
+        status, _, message = await world.fetch()
+        await world.client.close()
+    assert (status, "more than 1000 events" in message) == (502, True)
 
 
 async def test_a_target_without_room_is_asked_nothing() -> None:

@@ -38,8 +38,10 @@ _TELLING = frozenset({FrameKind.CONTENT, FrameKind.END, FrameKind.DONE})
 FAILED = frozenset({FrameKind.ERROR, FrameKind.FAILED})
 #: Kinds of frames behind which nothing comes.
 _LAST = FAILED | {FrameKind.DONE}
-#: What is held back of a stream at most, bytes.
+#: What is held back of a stream at most: bytes, and frames. One of two bytes takes a hundred of memory, and all that
+#: are held are passed on in one turn of the event loop.
 _HELD_MOST_BYTES = 1024 * 1024
+HELD_MOST_FRAMES = 1024
 #: How many frames of a piece are read at one turn of the event loop: each takes some microseconds, and may have two
 #: bytes.
 _FRAMES_PER_TURN = 64
@@ -108,7 +110,7 @@ class EventStream:
                     return self.meter.failure or Failure()
             if self._is_over and not self._unread:
                 raise UpstreamFailed("The upstream ended its stream before it began.", retryable=False)
-            if size > _HELD_MOST_BYTES:
+            if size > _HELD_MOST_BYTES or len(self._held) >= HELD_MOST_FRAMES:
                 return None
             if until is None and chunk and not chunk.isspace():
                 until = asyncio.get_running_loop().time() + hold_s

@@ -6,7 +6,8 @@ or a stream's end behind it, and send blanks first while they work.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from trustgate.errors import UpstreamFailed
 from trustgate.models.metering.sse import SseScanner, frame_data, frame_event
@@ -14,6 +15,14 @@ from trustgate.models.upstream.response import Response
 
 #: The largest answer that is read whole (a stream has no such bound).
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
+#: The most blanks before an answer, bytes. Servers send one now and then while they work.
+MAX_BLANKS_BYTES = 64 * 1024
+#: A stream that is read whole is cut into frames in pieces of so many bytes: all of them at once can be many millions.
+_CUT_BYTES = 64 * 1024
+_FRAMES_PER_TURN = 64
+#: The most events of one that is read whole, comments among them: each is a token or a few, and no model's answer has
+#: as many.
+MAX_EVENTS = 500_000
 _BOM = b"\xef\xbb\xbf"
 #: Blanks before an answer and behind it are looked for in so many bytes first.
 _ENDING_BYTES = 64
@@ -45,13 +54,24 @@ async def read_whole(chunks: AsyncIterator[bytes]) -> bytes:
 
 
 async def first_bytes(chunks: AsyncIterator[bytes]) -> bytes:
-    """Returns the first bytes that are not blank, with those before them; b"" for a body that is empty."""
-    first = b""
+    """Returns the first bytes that are not blank, with those before them; b"" for a body that is empty.
+
+    Raises ``UpstreamFailed`` where more than ``MAX_BLANKS_BYTES`` come before them.
+    """
+    parts = []
+    size = 0
     async for chunk in chunks:
-        first += chunk
-        if first.removeprefix(_BOM).strip():
+        parts.append(chunk)
+        size += len(chunk)
+        # A byte order mark may come in pieces: it is short, and so are they together.
+        start = b"".join(parts) if size <= _ENDING_BYTES else chunk
+        if start.removeprefix(_BOM).strip():
             break
-    return first
+        if size > MAX_BLANKS_BYTES:
+            raise UpstreamFailed(
+                f"The upstream sent more than {MAX_BLANKS_BYTES} bytes of blanks before its answer.", retryable=False
+            )
+    return b"".join(parts)
 
 
 async def continued(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -85,10 +105,24 @@ def bare_document(body: bytes) -> bytes:
     return body
 
 
-def event_frames(body: bytes, max_event_bytes: int) -> Iterator[tuple[bytes, str | None]]:
-    """Yields the payloads of a stream that was read whole, and the names of their events."""
+async def event_frames(body: bytes, max_event_bytes: int) -> AsyncGenerator[tuple[bytes, str | None], None]:
+    """Yields the payloads of a stream that was read whole, and the names of their events.
+
+    Others have turns of the event loop meanwhile. Raises ``UpstreamFailed`` for more events than ``MAX_EVENTS``, or one
+    that is too large.
+    """
     scanner = SseScanner(max_event_bytes)
-    for frame in (*scanner.feed(body), scanner.tail()):
-        data = frame_data(frame)
-        if data is not None:
-            yield data, frame_event(frame)
+    found = 0
+    for start in range(0, len(body), _CUT_BYTES):
+        frames = scanner.feed(body[start : start + _CUT_BYTES])
+        if start + _CUT_BYTES >= len(body):
+            frames.append(scanner.tail())
+        found += len(frames)
+        if found > MAX_EVENTS:
+            raise UpstreamFailed(f"The upstream's answer has more than {MAX_EVENTS} events.", retryable=False)
+        for number, frame in enumerate(frames, 1):
+            data = frame_data(frame)
+            if data is not None:
+                yield data, frame_event(frame)
+            if number % _FRAMES_PER_TURN == 0:
+                await asyncio.sleep(0)

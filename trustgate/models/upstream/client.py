@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -431,7 +431,7 @@ class UpstreamClient:
         if is_object:
             pass  # as it nearly always is: there is nothing to look for before it or behind it
         elif outgoing.form and (says_events or looks_like_events(whole)) and first_byte(whole) != b"{":
-            put_together = self._put_together(target, outgoing, whole)
+            put_together = await self._put_together(target, outgoing, whole)
             if isinstance(put_together, FailedAttempt):
                 return put_together
             whole, content_type = put_together, "application/json"
@@ -451,14 +451,15 @@ class UpstreamClient:
             return await self._hold(target, outgoing, response, single(events))
         return Answer(target, response, response.status_code, content_type, whole, apart, reported)
 
-    def _put_together(self, target: Target, outgoing: Outgoing, body: bytes) -> bytes | FailedAttempt:
+    async def _put_together(self, target: Target, outgoing: Outgoing, body: bytes) -> bytes | FailedAttempt:
         """Returns the document that an unwanted stream adds up to. Raises ``UpstreamFailed`` where it does not end."""
         meter = outgoing.stream_meter()
         payloads = []
-        for data, event in event_frames(body, self._max_event_bytes):
-            if meter.feed(data, event) in FAILED:
-                return told(meter.failure or Failure(), target, outgoing.model)
-            payloads.append(data)
+        async with aclosing(event_frames(body, self._max_event_bytes)) as events:
+            async for data, event in events:
+                if meter.feed(data, event) in FAILED:
+                    return told(meter.failure or Failure(), target, outgoing.model)
+                payloads.append(data)
         document = as_document(outgoing.form, payloads)
         if document is None or not (meter.done or meter.finished):
             raise UpstreamFailed("The upstream's stream ended before its answer did.", retryable=False)

@@ -23,6 +23,8 @@ MAX_HEADERS = 2_000
 #: What is read ahead of what is taken, bytes; the upstream waits beyond it.
 AHEAD_BYTES = 128 * 1024
 
+_NO_CONTENT = f"The upstream sent more than {AHEAD_BYTES} bytes between chunks, or behind them, without any content."
+
 _BODILESS = frozenset({204, 304})
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -356,7 +358,11 @@ class Reader:
         if not response.is_whole:
             response.size += len(data)
             if response.size > AHEAD_BYTES:
-                response.wait_for_taking()
+                if response.parts:
+                    response.wait_for_taking()
+                else:
+                    # Nothing that can be taken, so that reading would never go on.
+                    response.fail(UpstreamFailed(_NO_CONTENT, retryable=False))
         waiter = response.waiter
         if waiter is None:
             return
