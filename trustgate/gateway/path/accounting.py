@@ -182,7 +182,7 @@ class OwnKeeping:
     def __init__(
         self, quota: Quota, budgets: Budgets, log: Log, on_charged: Callable[[ObjectId, str], None] | None = None
     ) -> None:
-        """``on_charged``: is told the work that a receipt charges, and its id, once it is written."""
+        """``on_charged``: is called with work and the id of the receipt that charges it, once that is written."""
         self._quota = quota
         self._on_charged = on_charged
         self._budgets = budgets

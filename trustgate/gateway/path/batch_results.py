@@ -87,7 +87,7 @@ class BatchResults:
         if answered is None:
             return
         if self._work.lines and self._sums.calls >= self._work.lines:
-            return  # more than was asked
+            return  # more answers than the batch has lines
         if isinstance(result.custom_id, str):
             name = hash(line)
             if name in self._seen:
