@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.support.gateway import Gateway
+from trustgate.errors import RateLimited
+from trustgate.gateway.views.statements import MOST_OF_A_TENANT, TenantStatements
 from trustgate.receipts.note import VerifierKey
 from trustgate.statements.verify import verify_statement
 
@@ -70,3 +75,39 @@ def test_what_cannot_be_is_refused(gateway: Gateway) -> None:
             refused = empty.get(path)
             assert (refused.status_code, refused.json()["error"]["code"]) == (status, code), path
     assert httpx.get(f"{gateway.api_url}/statements").status_code == 401
+
+
+class FullLog:
+    """A log whose flush has no end: the first statement is being made, and the others wait."""
+
+    async def flush(self) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_of_one_tenant_so_many_statements_wait_and_another_has_its_turn() -> None:
+    directory = SimpleNamespace(keys_of=lambda tenant_id: [])
+    unused: Any = None
+    views = TenantStatements(directory, unused, FullLog(), unused, unused)  # type: ignore[arg-type]
+
+    def ask(tenant: str) -> asyncio.Task[Any]:
+        caller: Any = SimpleNamespace(tenant=SimpleNamespace(id=tenant, name=tenant))
+        scope = {"path_params": {"month": "2026-10"}, "query_string": b""}
+        return asyncio.create_task(views.show(caller, scope))
+
+    waiting = [ask("one") for _ in range(MOST_OF_A_TENANT)]
+    with pytest.raises(RateLimited) as refused:
+        await ask("one")
+    assert refused.value.code == "too_many_parallel_requests" and refused.value.headers["retry-after"] == "1"
+    other = ask("other")
+    await asyncio.sleep(0)
+    assert not other.done() and not any(task.done() for task in waiting)
+    # One that is given up, made or waiting, leaves its place.
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    again = ask("one")
+    await asyncio.sleep(0)
+    assert not again.done()
+    for task in (other, again):
+        task.cancel()
+    await asyncio.gather(other, again, return_exceptions=True)
