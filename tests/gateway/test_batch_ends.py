@@ -168,3 +168,26 @@ def test_a_batch_is_charged_whose_model_tenant_and_plan_were_removed(
     assert costs()[0] == 30 * 1_000 + 15 * 10_000
     books = place.cli("doctor", "--books", check=False)
     assert books.returncode == 0, books.stdout
+
+
+def test_a_streamed_response_in_the_background_whose_id_cannot_be_kept_is_refused_and_ended(
+    place: Gateway, server: BatchServer, server_upstream: Upstream, sign_up: SignUp
+) -> None:
+    """It goes on when its client has left, and could never be charged."""
+    tenant, model, bad = sign_up(place), plain(place), "r" * 257
+    cancelled: list[str] = []
+    begun = {"type": "response.created", "response": {"id": bad, "object": "response", "status": "queued"}}
+
+    def answer(request: Recorded) -> Reply:
+        if request.path.endswith("/cancel"):
+            cancelled.append(request.path)
+            return Reply.json({"id": bad, "object": "response", "status": "cancelled"})
+        return Reply.sse([begun, {"type": "response.output_text.delta", "item_id": "i", "delta": "Hi"}])
+
+    server_upstream.default = answer
+    asked = {"model": model, "input": "x", "background": True, "stream": True}
+    refused = tenant.http.post("/v1/responses", json=asked)
+    assert refused.status_code == 502, refused.text
+    assert "whose id cannot be kept" in refused.json()["error"]["message"]
+    wait_until(lambda: cancelled == [f"/v1/responses/{bad}/cancel"], "it to be ended upstream")
+    assert (held(tenant), tenant.receipts()[-1]["finish"]) == (0, "upstream_error")

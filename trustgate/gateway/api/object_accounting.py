@@ -143,7 +143,7 @@ class ObjectAccounting:
         if self._endpoint.deletes and self._handle is not None:
             self._handles.forget(self._handle)
             return body, _NOTHING
-        self._check_made(object_id, status, target)
+        self.check_made(object_id, status, target)
         self.seen(object_id, target)
         if "message_batch" in (self._endpoint.makes, self._endpoint.names):
             body = with_own_address(body)
@@ -155,7 +155,7 @@ class ObjectAccounting:
         self._answered = answered_lines(body) if self._endpoint.names in BATCHES else 0
         return body, self.settle(object_id, status, usage, target)
 
-    def _check_made(self, object_id: str, status: str, target: Target) -> None:
+    def check_made(self, object_id: str, status: str, target: Target) -> None:
         """Raise ``UpstreamFailed`` for an object that its tenant could not name again, or that goes on and would never
         be charged, since its id cannot be kept. A response that is at its end is an answer all the same.
         """

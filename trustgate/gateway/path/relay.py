@@ -173,6 +173,8 @@ class _EventRelay:
         self._reply = delivery.reply
         self._objects = objects
         self._model = call.model
+        #: Whether it is yet to be seen that the id of work, which goes on when its client has left, can be kept.
+        self._checks_id = objects is not None and "background" in call.features
         self._drop_usage = endpoint.asks_usage and not call.include_usage
         self.meter = events.meter
         #: The upstream has told a failure of its own as the stream's last event.
@@ -187,7 +189,7 @@ class _EventRelay:
         Returns:
             Whether they were sent; False: nothing was, and ``pass_on`` is to send them.
         """
-        if self._is_over or self.failed or self.meter.done:
+        if self._is_over or self.failed or self.meter.done or self._checks_id:
             return False  # the last event, or behind it: the receipt is kept before the last event is sent
         for kind, _ in frames:
             # The usual one first: hashing a member of an enumeration costs as much as all the rest.
@@ -265,6 +267,9 @@ class _EventRelay:
         """An id is remembered before the client sees it."""
         if isinstance(self.meter, EventMeter):
             self._reply.sequence = self.meter.sequence
+            if self._checks_id and self.meter.status:
+                objects.check_made(self.meter.object_id, self.meter.status, self._answer.target)
+                self._checks_id = False
             objects.seen(self.meter.object_id, self._answer.target)
 
     def _charged(self, usage: Usage) -> Usage:
