@@ -299,3 +299,15 @@ def test_what_was_charged_before_is_not_charged_again_as_a_part_of_the_rest() ->
     assert less(whole, 6) == rest
     assert less(whole, 12) == Usage(completion_tokens=2, reasoning_tokens=2)
     assert less(whole, 100) == Usage()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "left"),
+    [(8, 1, (92, 49)), (100, 50, (0, 0)), (0, 50, (100, 0)), (90, 70, (0, 0)), (90, 55, (5, 0)), (110, 10, (0, 30))],
+)
+def test_what_was_charged_before_is_taken_off_its_own_kind_of_tokens(
+    prompt: int, completion: int, left: tuple[int, int]
+) -> None:
+    """More of a kind than was used in the end is taken off the other, so that the sum is never charged twice."""
+    rest = less(Usage(prompt_tokens=100, completion_tokens=50), prompt + completion, completion)
+    assert (rest.prompt_tokens, rest.completion_tokens) == left

@@ -238,18 +238,25 @@ def test_files_of_others_cannot_be_named(tenant: Tenant, scripted: Upstream, bod
     assert scripted.requests == []
 
 
-def test_work_in_the_background_is_charged_when_its_end_is_seen(tenant: Tenant, scripted: Upstream) -> None:
+@pytest.mark.parametrize("begun_usage", [None, {"input_tokens": 5, "output_tokens": 3, "total_tokens": 8}])
+def test_work_in_the_background_is_charged_when_its_end_is_seen(
+    tenant: Tenant, scripted: Upstream, begun_usage: dict[str, int] | None
+) -> None:
     object_id = f"resp_{tenant.name}"
+    begun = response(object_id=object_id, status="queued")
     scripted.script(
-        Reply.json(response(object_id=object_id, status="queued")),
+        Reply.json(begun | {"usage": begun_usage}),
         Reply.json(response(object_id=object_id, status="in_progress")),
         *[Reply.json(response(object_id=object_id))] * 2,
     )
     first = receipt_of(tenant, ask(tenant, background=True))["receipt"]
-    assert first["usage_source"] == "estimate"
+    assert first["usage_source"] == ("estimate" if begun_usage is None else "provider")
     looks = [receipt_of(tenant, tenant.http.get(f"/v1/responses/{object_id}"))["receipt"] for _ in range(3)]
-    charged = [look["prompt_tokens"] + look["completion_tokens"] for look in looks]
-    assert charged == [0, RESPONSE_USAGE["total_tokens"] - first["prompt_tokens"], 0]
+    assert [look["prompt_tokens"] + look["completion_tokens"] for look in (looks[0], looks[2])] == [0, 0]
+    kinds = ("prompt_tokens", "completion_tokens")
+    assert sum(first[kind] + looks[1][kind] for kind in kinds) == RESPONSE_USAGE["total_tokens"]
+    if begun_usage is not None:  # an estimate may have more of a prompt than was used
+        assert first["prompt_tokens"] + looks[1]["prompt_tokens"] == RESPONSE_USAGE["input_tokens"]
 
 
 def test_looking_at_an_answer_is_no_call(tenant: Tenant, scripted: Upstream) -> None:

@@ -224,7 +224,7 @@ class ObjectAccounting:
             return _NOTHING
         if self._endpoint.makes is not None:
             if goes_on(status):
-                self._keep_owed(handle, usage.total_tokens)
+                self._keep_owed(handle, usage)
             return usage
         # As it is now: another request may have seen the end while this one waited.
         handle = self._handles.current(handle)
@@ -243,10 +243,12 @@ class ObjectAccounting:
             self.summed = rest_of(handle, usage, target.price, self.at_us)
         self.ended = handle
         self._lasting.end(handle, ((0 if self.summed is None else self.summed.step, self.receipt_id),))
-        return less(usage, handle.owed) if self.summed is None else self.summed.usage
+        return rest(handle, usage) if self.summed is None else self.summed.usage
 
-    def _keep_owed(self, handle: ObjectId, owed: int) -> None:
-        self._handle = msgspec.structs.replace(handle, owed=owed)
+    def _keep_owed(self, handle: ObjectId, charged: Usage) -> None:
+        self._handle = msgspec.structs.replace(
+            handle, owed=charged.total_tokens, owed_completion=charged.completion_tokens
+        )
         self._handles.keep(self._handle)
 
     def _own_results(self, body: bytes) -> None:
@@ -330,12 +332,25 @@ def rest_of(handle: ObjectId, usage: Usage, price: PriceTable, at_us: int) -> Su
     if not price.is_by_prompt:
         return None
     step = price.step(usage, at_us)
-    return SummedCalls(usage=less(usage, handle.owed), calls=0, step=step, is_by_call=False)
+    return SummedCalls(usage=rest(handle, usage), calls=0, step=step, is_by_call=False)
 
 
-def less(usage: Usage, tokens: int) -> Usage:
-    """Returns the usage without what was charged before: taken off the prompt first."""
-    off_prompt = min(tokens, usage.prompt_tokens)
+def rest(handle: ObjectId, usage: Usage) -> Usage:
+    """Returns what is still to be charged of all that a response made in the background used."""
+    return less(usage, handle.owed, handle.owed_completion)
+
+
+def less(usage: Usage, tokens: int, completion_tokens: int = 0) -> Usage:
+    """Returns the usage without what was charged before: each kind of tokens off its own, and off the other what is
+    more than that.
+
+    Args:
+        usage: All that was used.
+        tokens: How many were charged before, in all.
+        completion_tokens: How many of them as completion.
+    """
+    off_completion = min(completion_tokens, usage.completion_tokens)
+    off_prompt = min(tokens - off_completion, usage.prompt_tokens)
     off_completion = min(tokens - off_prompt, usage.completion_tokens)
     left = msgspec.structs.replace(
         usage,

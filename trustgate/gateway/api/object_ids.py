@@ -122,6 +122,8 @@ class ObjectId(msgspec.Struct, frozen=True, array_like=True):
     #: Of work whose end was seen, until all of its receipts are written; None: none is missing. Such work of a process
     #: that was killed is unsettled again: what its receipts have charged is not charged another time.
     charging: Charging | None = None
+    #: How many of ``owed`` are completion tokens, which cost more than those of the prompt.
+    owed_completion: int = 0
 
     @property
     def place(self) -> tuple[Kind, str, str]:

@@ -25,8 +25,8 @@ from trustgate.gateway.api.object_accounting import (
     answered_lines,
     goes_on,
     is_reported,
-    less,
     reported_sum,
+    rest,
     rest_of,
     result_files,
 )
@@ -191,7 +191,7 @@ class BackgroundWork:
                     sums = await self._sums(handle, target, body, arrival.at_us, limit)
                 else:
                     usage = read_answer(body).usage_or_estimate(handle.owed)
-                    sums = [rest_of(handle, usage, target.price, arrival.at_us) or less(usage, handle.owed)]
+                    sums = [rest_of(handle, usage, target.price, arrival.at_us) or rest(handle, usage)]
         except UpstreamRefused as error:
             if error.status != _NOT_FOUND:
                 _logger.info("the %s of tenant %s cannot be looked at: %s", handle.kind, handle.tenant, error.message)
