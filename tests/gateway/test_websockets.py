@@ -211,6 +211,7 @@ def test_a_client_may_not_have_many_events_wait(tenant: Tenant, scripted: Upstre
     gate.wait_reached()
     for _ in range(10):
         create(socket)
+    assert socket.ping().wait(PATIENCE_S), "what was sent before it has been read"
     gate.open()
     assert until_end(socket)[-1]["type"] == "response.completed"
     assert received(socket)["error"]["message"].startswith("Too many events wait")

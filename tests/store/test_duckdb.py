@@ -604,9 +604,17 @@ async def test_duckdb_takes_the_limit_and_another_once_it_is_idle_and_the_file_h
         assert found is not None
         return str(found[0])
 
-    assert await limit() == "32.0 MiB"
+    assert await limit() == "16.0 MiB"
     await store.append_entries(make_entries(1, 100))
-    for grown_mib, expected in ((63, "32.0 MiB"), (64, "64.0 MiB"), (127, "64.0 MiB"), (128, "128.0 MiB")):
+    steps = (
+        (31, "16.0 MiB"),
+        (32, "32.0 MiB"),
+        (63, "32.0 MiB"),
+        (64, "64.0 MiB"),
+        (127, "64.0 MiB"),
+        (128, "128.0 MiB"),
+    )
+    for grown_mib, expected in steps:
         monkeypatch.setattr(engine, "memory_limit_bytes", lambda path, mib=grown_mib: mib << 20)
         await of_engine._submit(of_engine._idle)
         assert await limit() == expected
