@@ -30,6 +30,13 @@ def plain(place: Gateway) -> str:
     return PLAIN
 
 
+@pytest.fixture
+def elsewhere() -> Iterator[Upstream]:
+    upstream = Upstream().start()
+    yield upstream
+    upstream.stop()
+
+
 def last_of(place: Gateway, batch_id: str) -> list[Any]:
     """What the gateway has written down of a batch last."""
     known = [json.loads(line) for line in (place.home / "handles.jsonl").read_bytes().splitlines()]
@@ -144,6 +151,24 @@ def test_a_batch_goes_on_in_other_words_and_where_it_is_not_found_for_a_moment(
     server_upstream.default = answer
     wait_until(lambda: len(tenant.receipts()) == 3, "the batch is charged")
     assert (len(looked), [each["calls"] for each in charges(tenant)]) == (7, [3])
+
+
+def test_an_upstream_that_does_not_answer_holds_up_no_batch_of_another(
+    place: Gateway, server: BatchServer, sign_up: SignUp, elsewhere: Upstream
+) -> None:
+    tenant, model, other = sign_up(place), plain(place), BatchServer()
+    elsewhere.default = other
+    place.cli("passport", "add", "elsewhere", "--base-url", elsewhere.api_url, "--input-price", "1")
+    server.held_look = silent = start(tenant, lines(*[model] * 3, max_tokens=50)).json()["id"]
+    server.files[silent] = b"\n".join(THREE)
+    server.finish(silent, output_file_id=silent)
+    server.look.wait_reached()
+    batch_id = start(tenant, lines("elsewhere", max_tokens=50)).json()["id"]
+    other.files[batch_id] = THREE[0]
+    other.finish(batch_id, output_file_id=batch_id)
+    wait_until(lambda: [each["calls"] for each in charges(tenant)] == [1], "the other's batch is charged")
+    server.look.open()
+    wait_until(lambda: sorted(each["calls"] for each in charges(tenant)) == [1, 3], "both are charged")
 
 
 def test_a_batch_is_charged_whose_model_tenant_and_plan_were_removed(

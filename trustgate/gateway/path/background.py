@@ -141,29 +141,44 @@ class BackgroundWork:
 
     async def run(self, interval_s: Callable[[], float]) -> None:
         """For ever: look at what is not settled, each time ``interval_s()`` seconds have passed."""
-        if any(handle.charging is not None for kind in _LOOKED_AFTER for handle in self._handles.unsettled(kind)):
+        if any(handle.charging is not None for handle in self._unsettled()):
             # What it came to is known, but for receipts that a crash has left out.
             self.look_soon()
+        #: By upstream: set when what it has is to be looked at. One that is slow holds up no other's.
+        due: dict[str, asyncio.Event] = {}
+        async with asyncio.TaskGroup() as looking:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(interval_s()):
+                        await self._soon.wait()
+                self._soon.clear()
+                try:
+                    await self._handles.compact()
+                except OSError as error:
+                    _logger.warning("the file of ids cannot be written anew: %s", error.strerror)
+                # On limits, too, that have come since.
+                with contextlib.suppress(TrustGateError):
+                    await self.take_up()
+                for upstream in {handle.upstream for handle in self._unsettled()}:
+                    if upstream not in due:
+                        due[upstream] = asyncio.Event()
+                        looking.create_task(self._look_at_all(upstream, due[upstream]))
+                    due[upstream].set()
+
+    def _unsettled(self) -> list[ObjectId]:
+        return [handle for kind in _LOOKED_AFTER for handle in self._handles.unsettled(kind)]
+
+    async def _look_at_all(self, upstream: str, is_due: asyncio.Event) -> None:
+        """For ever: look at what an upstream has, one after the other, each time ``is_due`` is set."""
         while True:
-            try:
-                async with asyncio.timeout(interval_s()):
-                    await self._soon.wait()
-            except TimeoutError:
-                pass
-            self._soon.clear()
-            try:
-                await self._handles.compact()
-            except OSError as error:
-                _logger.warning("the file of ids cannot be written anew: %s", error.strerror)
-            # On limits, too, that have come since.
-            with contextlib.suppress(TrustGateError):
-                await self.take_up()
-            for kind in _LOOKED_AFTER:
-                for handle in self._handles.unsettled(kind):
+            await is_due.wait()
+            is_due.clear()
+            for handle in self._unsettled():
+                if handle.upstream == upstream:
                     try:
                         await self._look(handle)
                     except Exception:
-                        _logger.exception("looking at a %s failed", kind)
+                        _logger.exception("looking at a %s failed", handle.kind)
 
     async def _look(self, handle: ObjectId) -> None:
         """Ask the upstream how far it is; charge what is at its end."""
