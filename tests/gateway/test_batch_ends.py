@@ -17,7 +17,7 @@ from tests.gateway.test_batches import batch_object, lines
 from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
 from tests.support.upstream import Recorded, Reply, Upstream
-from trustgate.gateway.api.object_ids import Charging, ObjectId, ObjectIds
+from trustgate.gateway.api.object_ids import Charging, ObjectId, ObjectIds, StepReceipt
 
 __all__ = ["place", "server", "server_upstream"]
 
@@ -86,7 +86,9 @@ def test_killed_before_between_and_after_its_receipts_a_batch_is_charged_once(
 def test_what_a_process_noted_of_a_charge_is_looked_up_only_after_it_has_ended(tmp_path: Path) -> None:
     ids = ObjectIds(tmp_path / "ids")
     begun = ObjectId("batch", "b", "ten_1", "pas_1", "m", "m", owed=7)
-    ended = msgspec.structs.replace(begun, owed=-1, charging=Charging(7, ((0, "rcpt_1"), (100, "rcpt_2"))))
+    ended = msgspec.structs.replace(
+        begun, owed=-1, charging=Charging(7, (StepReceipt(0, "rcpt_1"), StepReceipt(100, "rcpt_2")))
+    )
     for each in (begun, ended):
         ids.keep(each)
     ids.charged(begun, "rcpt_1")

@@ -10,7 +10,7 @@ from tests.support.shop import terms
 from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Quota
-from trustgate.gateway.api.object_ids import ObjectId, ObjectIds, Work
+from trustgate.gateway.api.object_ids import ObjectId, ObjectIds, StepReceipt, Work
 from trustgate.gateway.path.work_holds import OwnWorkHolds, WorkOwner
 from trustgate.ids import now_us
 from trustgate.payment.balance import Balances
@@ -62,7 +62,7 @@ def test_it_is_held_once_and_given_back_once(caller: Caller, money: int) -> None
         books.holds.begin(BATCH, owner(caller))
         assert books.held() == (150, 150, money)
     for _ in range(2):
-        books.holds.end(BATCH, ((0, "rcpt_1"),))
+        books.holds.end(BATCH, (StepReceipt(0, "rcpt_1"),))
         assert books.held() == (0, 0, 0)
     found = books.handles.current(BATCH)
     assert found is not None
@@ -75,5 +75,5 @@ def test_nothing_is_held_of_what_has_no_work_and_only_tokens_where_its_key_is_go
     assert books.held() == (0, 0, 0)
     books.holds.begin(BATCH, owner(None))
     assert books.held() == (150, 0, 0)
-    books.holds.end(BATCH, ((0, "rcpt_1"),))
+    books.holds.end(BATCH, (StepReceipt(0, "rcpt_1"),))
     assert books.held() == (0, 0, 0)

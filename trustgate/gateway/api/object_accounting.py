@@ -17,7 +17,7 @@ import msgspec
 from trustgate.errors import UpstreamFailed
 from trustgate.gateway.api.batch_files import BatchFile
 from trustgate.gateway.api.endpoints import Call, Endpoint
-from trustgate.gateway.api.object_ids import BATCHES, Kind, ObjectId, ObjectIds, is_id
+from trustgate.gateway.api.object_ids import BATCHES, Kind, ObjectId, ObjectIds, StepReceipt, is_id
 from trustgate.models.metering.counts import bounded
 from trustgate.models.metering.events import read_object
 from trustgate.models.pricing import BATCH_TIER, PriceTable
@@ -87,7 +87,7 @@ class Lasting(Protocol):
         """Have an upstream end work that cannot be looked after."""
         ...
 
-    def end(self, handle: ObjectId, receipts: Sequence[tuple[int, str]]) -> None:
+    def end(self, handle: ObjectId, receipts: Sequence[StepReceipt]) -> None:
         """Give back what is held, and owe nothing more: the request that sees this end charges what was used.
 
         ``receipts``: as ``Charging.receipts``, those that are written next.
@@ -242,7 +242,8 @@ class ObjectAccounting:
         else:
             self.summed = rest_of(handle, usage, target.price, self.at_us)
         self.ended = handle
-        self._lasting.end(handle, ((0 if self.summed is None else self.summed.step, self.receipt_id),))
+        step = 0 if self.summed is None else self.summed.step
+        self._lasting.end(handle, (StepReceipt(step, self.receipt_id),))
         return rest(handle, usage) if self.summed is None else self.summed.usage
 
     def _keep_owed(self, handle: ObjectId, charged: Usage) -> None:

@@ -19,7 +19,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -88,13 +88,21 @@ class Work(msgspec.Struct, frozen=True, array_like=True):
     owes_calls: bool = False
 
 
+class StepReceipt(NamedTuple):
+    """A receipt that charges work whose end was seen, or a part of it."""
+
+    #: Of the price, that its calls have.
+    step: int
+    id: str
+
+
 class Charging(msgspec.Struct, frozen=True, array_like=True):
     """The receipts that charge work whose end was seen, kept before the first of them is written."""
 
     #: What ``ObjectId.owed`` was.
     owed: int
-    #: Of each receipt: the step of the price that its calls have, and its id. They are written in this order.
-    receipts: tuple[tuple[int, str], ...]
+    #: They are written in this order.
+    receipts: tuple[StepReceipt, ...]
 
 
 class ObjectId(msgspec.Struct, frozen=True, array_like=True):

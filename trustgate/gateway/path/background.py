@@ -30,7 +30,7 @@ from trustgate.gateway.api.object_accounting import (
     rest_of,
     result_files,
 )
-from trustgate.gateway.api.object_ids import BATCHES, Charging, Kind, ObjectId, ObjectIds
+from trustgate.gateway.api.object_ids import BATCHES, Charging, Kind, ObjectId, ObjectIds, StepReceipt
 from trustgate.gateway.path.accounting import Account, Accounting, Request
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.batch_results import BatchResults, lines_of
@@ -116,7 +116,7 @@ class BackgroundWork:
         drawer = None if owner is None else self._drawer(owner, handle)
         return self._holds.begin(handle, WorkOwner(owner, self._directory.key_account_id(handle.key), drawer))
 
-    def end(self, handle: ObjectId, receipts: Sequence[tuple[int, str]] = ()) -> None:
+    def end(self, handle: ObjectId, receipts: Sequence[StepReceipt] = ()) -> None:
         """Give it back: what was used is being charged. ``receipts``: by which, as ``Charging.receipts``."""
         self._holds.end(handle, receipts)
 
@@ -183,7 +183,7 @@ class BackgroundWork:
     async def _look(self, handle: ObjectId) -> None:
         """Ask the upstream how far it is; charge what is at its end."""
         sums: Sequence[SummedCalls | Usage]
-        written: Sequence[tuple[int, str]] = ()
+        written: Sequence[StepReceipt] = ()
         try:
             async with asyncio.timeout(_LOOK_S) as limit:
                 if handle.charging is not None:
@@ -221,13 +221,13 @@ class BackgroundWork:
             _logger.info("the %s of tenant %s cannot be looked at: %s", handle.kind, handle.tenant, error)
             return
         if handle.charging is not None and written:
-            missing = {step for step, _ in handle.charging.receipts} - {step for step, _ in written}
+            missing = {each.step for each in handle.charging.receipts} - {each.step for each in written}
             sums = [charged for charged in sums if _step_of(charged) in missing]
         await self._charge(handle, target, body, arrival, sums, written)
 
-    async def _written(self, charging: Charging) -> Sequence[tuple[int, str]]:
+    async def _written(self, charging: Charging) -> Sequence[StepReceipt]:
         """Returns those of the receipts of work, whose charging a crash has broken off, that are on record."""
-        return [each for each in charging.receipts if await self._find_receipt(each[1]) is not None]
+        return [each for each in charging.receipts if await self._find_receipt(each.id) is not None]
 
     async def _charge(
         self,
@@ -236,7 +236,7 @@ class BackgroundWork:
         body: bytes,
         arrival: Arrival,
         sums: Sequence[SummedCalls | Usage],
-        written: Sequence[tuple[int, str]],
+        written: Sequence[StepReceipt],
     ) -> None:
         """Settle it, unless a request has done so meanwhile: hold back, quota and balance charged, receipts written.
 
@@ -254,7 +254,7 @@ class BackgroundWork:
             return
         # The price of one time holds for all.
         arrivals = [arrival if n == 0 else arrival.another() for n in range(len(sums))]
-        own = [(_step_of(charged), each.receipt_id) for charged, each in zip(sums, arrivals, strict=True)]
+        own = [StepReceipt(_step_of(charged), each.receipt_id) for charged, each in zip(sums, arrivals, strict=True)]
         self._missing.pop(now.place, None)
         self.end(now, (*written, *own) if own else ())
         call = Call(model=now.model, choices=0, end_user=now.end_user)

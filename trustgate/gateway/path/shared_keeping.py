@@ -17,7 +17,7 @@ from trustgate.cluster.holds import SharedHold, SharedSlot, Use
 from trustgate.cluster.lasting_work import EndedWork, LastingWork, work_key
 from trustgate.cluster.shared_balances import SharedBalanceHold
 from trustgate.cluster.shared_log import SharedLog
-from trustgate.gateway.api.object_ids import Kind, ObjectId
+from trustgate.gateway.api.object_ids import Kind, ObjectId, StepReceipt
 from trustgate.gateway.api.shared_object_ids import SharedObjectIds
 from trustgate.gateway.path.accounting import AccountEnd, Request
 from trustgate.gateway.path.work_holds import WorkOwner
@@ -127,7 +127,7 @@ class SharedWorkHolds:
         self._held[handle.place] = wanted, done
         return done
 
-    def end(self, handle: ObjectId, receipts: Sequence[tuple[int, str]]) -> None:
+    def end(self, handle: ObjectId, receipts: Sequence[StepReceipt]) -> None:
         """Do nothing in the rows: the receipt that charges the work gives it back, in its transaction."""
         self._held.pop(handle.place, None)
 

@@ -14,7 +14,7 @@ import msgspec
 from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, Quota
-from trustgate.gateway.api.object_ids import Charging, Kind, ObjectId, ObjectIds
+from trustgate.gateway.api.object_ids import Charging, Kind, ObjectId, ObjectIds, StepReceipt
 from trustgate.ids import now_us
 from trustgate.payment.balance import BalanceHold, Balances
 from trustgate.tasks import Deferred
@@ -49,7 +49,7 @@ class WorkHolds(Protocol):
         """
         ...
 
-    def end(self, handle: ObjectId, receipts: Sequence[tuple[int, str]]) -> None:
+    def end(self, handle: ObjectId, receipts: Sequence[StepReceipt]) -> None:
         """Give back what is held, once: the receipts that are written next charge the work.
 
         ``receipts``: all of the work's, as ``Charging.receipts``; none: it is charged already.
@@ -81,7 +81,7 @@ class OwnWorkHolds:
         money = self._balances.hold_at_least(handle.tenant, work.cost_nano_usd) if owner.pays else None
         self._held[handle.place] = (hold, money)
 
-    def end(self, handle: ObjectId, receipts: Sequence[tuple[int, str]]) -> None:
+    def end(self, handle: ObjectId, receipts: Sequence[StepReceipt]) -> None:
         now = self._handles.current(handle)
         if now is not None:
             charging = Charging(now.owed, tuple(receipts)) if receipts and now.owed >= 0 else None
