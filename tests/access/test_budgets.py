@@ -320,13 +320,15 @@ def test_an_end_user_may_have_another_amount() -> None:
 
 
 def test_more_end_users_than_are_counted_share_one_more() -> None:
-    budgets = Budgets(lambda: NOON, end_users_most=2)
+    now = [NOON]
+    budgets = Budgets(lambda: now[0], end_users_most=2)
     budgets.put(budget(1, each="end_user", everyone=True))
     for number in range(3):
         take(budgets, drawer(end_user=f"eu_{number}"))
     with pytest.raises(RateLimited):
         take(budgets, drawer(end_user="eu_9"))
     assert len(budgets.standings(NOON)) == 3
+    now[0] += DAY
     take(budgets, drawer(end_user="eu_9"), now=NOON + DAY)
     assert [counter.subject for counter in budgets.counters()] == ["eu_9"], "who used nothing today is forgotten"
     take(budgets, drawer("ten_2", end_user="eu_a"), now=NOON + DAY)
@@ -334,6 +336,93 @@ def test_more_end_users_than_are_counted_share_one_more() -> None:
         with contextlib.suppress(RateLimited):
             take(budgets, drawer(end_user=end_user), now=NOON + DAY)
     assert [counter.subject for counter in budgets.counters()] == ["eu_9", "eu_a", "eu_10", "ten_1/others"]
+
+
+def test_end_users_of_whom_nothing_counts_are_forgotten_some_hundred_at_a_time() -> None:
+    now = [NOON]
+    budgets = Budgets(lambda: now[0], end_users_most=1_000)
+    budgets.put(budget(1, each="end_user", everyone=True))
+    for number in range(1_000):
+        budgets.count(drawer(end_user=f"eu_{number}"), 1, 1, NOON)
+    now[0] += 2 * MINUTE
+    awaiting = drawer("ten_2", end_user="eu_a")
+    budgets.await_cell("budget_1", awaiting, (1, 0, 0), at(2026, 5, 19))
+    assert len(budgets.counters()) == 1_001, "what is awaited is no time that has come"
+    now[0] += DAY
+    kept = [len(budgets.counters())]
+    while len(kept) < 8:
+        take(budgets, drawer(end_user=f"eu_new_{len(kept)}"), now=now[0])
+        kept.append(len(budgets.counters()))
+        assert kept[-2] - 256 < kept[-1], "in pieces that hold up nobody"
+    names = {counter.subject for counter in budgets.counters()}
+    assert names == {"eu_a", *(f"eu_new_{number}" for number in range(1, 8))}
+    for number in range(1_000 - 7):
+        budgets.count(drawer(end_user=f"eu_{number}"), 1, 1, now[0])
+    assert "ten_1/others" not in {counter.subject for counter in budgets.counters()}, "as many as before have their own"
+    now[0] += DAY
+    with pytest.raises(RateLimited):
+        take(budgets, awaiting, now=at(2026, 5, 19, 12))
+
+
+def test_where_rows_are_read_in_between_only_a_full_tenant_has_end_users_forgotten() -> None:
+    now = [NOON]
+    budgets = Budgets(lambda: now[0], end_users_most=2, forgets_early=False)
+    budgets.put(budget(1, each="end_user", everyone=True))
+    for days, end_user in enumerate(("eu_1", "eu_2", "eu_3")):
+        now[0] = NOON + days * DAY
+        take(budgets, drawer(end_user=end_user), now=now[0])
+        assert len(budgets.counters()) == (1, 2, 1)[days]
+
+
+def test_a_request_that_waited_over_midnight_finds_what_counted_when_it_came() -> None:
+    now = [at(2026, 5, 17, 23, 58)]
+    budgets = having(budget(1, each="end_user"), clock=lambda: now[0])
+    take(budgets, drawer(end_user="eu_1"), now=now[0])
+    now[0] = at(2026, 5, 18, 0, 0, 50)
+    take(budgets, drawer(end_user="eu_2"), now=now[0])
+    with pytest.raises(RateLimited):
+        take(budgets, drawer(end_user="eu_1"), now=now[0] - 55 * SECOND)
+    take(budgets, drawer(end_user="eu_1"), now=now[0])
+
+
+def test_a_step_of_an_end_user_who_is_idle_is_told_once_a_span() -> None:
+    now, events = [NOON], list[BudgetEvent]()
+    budgets = having(budget(1, "3600s", each="end_user"), clock=lambda: now[0], events=events)
+    stream = take(budgets, drawer(end_user="eu_1"), now=NOON)
+    now[0] = NOON + 600 * SECOND
+    stream.post(1, 1)
+    for end_user in ("eu_2", "eu_1"):
+        now[0] = NOON + 3_800 * SECOND
+        take(budgets, drawer(end_user=end_user), now=now[0])
+    budgets.count(drawer(end_user="eu_1"), 1, 1, now[0])
+    assert [(event.standing.subject, event.at_us) for event in events] == [("eu_1", NOON + 600 * SECOND)]
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_what_is_settled_after_its_end_user_was_forgotten_counts_nowhere(changes: bool) -> None:
+    now, events = [NOON], list[BudgetEvent]()
+    budgets = having(budget(1, each="end_user"), clock=lambda: now[0], events=events)
+    stream = take(budgets, drawer(end_user="eu_1"), now=NOON)
+    now[0] += DAY
+    take(budgets, drawer(end_user="eu_2"), now=now[0]).void()
+    if changes:
+        budgets.move("ten_2", "pro")
+    stream.post(1, 1)
+    assert not events and not any(standing.used or standing.held for standing in budgets.standings(now[0]))
+
+
+def test_what_was_held_together_with_others_is_settled_there() -> None:
+    now = [NOON]
+    budgets = Budgets(lambda: now[0], end_users_most=1)
+    budgets.put(budget(9, "3600s", each="end_user", everyone=True))
+    take(budgets, drawer(end_user="eu_1"), now=NOON).void()
+    now[0] = NOON + 2_000 * SECOND
+    stream = take(budgets, drawer(end_user="eu_2"), now=now[0])
+    now[0] = NOON + 3_800 * SECOND
+    budgets.move("ten_2", "pro")
+    stream.post(1, 1)
+    standings = [(standing.subject, standing.used, standing.held) for standing in budgets.standings(now[0])]
+    assert [each for each in standings if any(each[1:])] == [("ten_1/others", 1, 0)]
 
 
 def test_a_rolling_budget_at_its_edges() -> None:
@@ -629,6 +718,77 @@ def test_any_traffic_against_an_independent_model(
             ledger.append((now[0], 1 if unit == "requests" else real))
     ((total, held_now),) = used(budgets, now[0]) or [(0, 0)]
     assert held_now == 0 and counted(0) <= total <= counted(cell_us)
+
+
+#: One step: seconds since the one before, which end user, for how long its request has waited (seconds), tokens held,
+#: tokens used (None: it was not served), after how many more steps it is settled, whether budgets change before it.
+_crowd = st.lists(
+    st.tuples(
+        st.sampled_from([0, 1, 8, 59, 61, 130, 3_700, 40_000, 90_000, 3_000_000]),
+        st.integers(0, 5),
+        st.sampled_from([0, 0, 1, 60]),
+        st.integers(0, 60),
+        st.none() | st.integers(0, 80),
+        st.integers(0, 4),
+        st.booleans(),
+    ),
+    max_size=25,
+)
+
+
+@given(
+    st.sampled_from(_SPANS),
+    st.sampled_from(["requests", "tokens"]),
+    st.integers(0, 100),
+    _crowd,
+    moments,
+    st.booleans(),
+)
+def test_end_users_that_are_forgotten_change_nothing_that_counts(
+    name: str,
+    unit: str,
+    amount: int,
+    steps: list[tuple[int, int, int, int, int | None, int, bool]],
+    began_us: int,
+    at_midnight: bool,
+) -> None:
+    now = [began_us - began_us % DAY - 30 * SECOND if at_midnight else began_us]
+    both = [Budgets(lambda: now[0], forgets_early=forgets) for forgets in (True, False)]
+    for budgets in both:
+        budgets.put(budget(amount, name, unit, each="end_user"))
+    open_claims: list[tuple[int, int | None, list[Claim]]] = []
+
+    def settle(until: int) -> None:
+        for due, real, claims in open_claims:
+            for claim in claims if due <= until else ():
+                if real is None:
+                    claim.void()
+                else:
+                    claim.post(real, 0)
+        open_claims[:] = [each for each in open_claims if each[0] > until]
+
+    for number, (gap_s, user, waited_s, held, real, more, changes) in enumerate(steps):
+        now[0] += gap_s * SECOND
+        settle(number)
+        claims = []
+        for budgets in both:
+            if changes:
+                budgets.move("ten_2", "pro")
+            with contextlib.suppress(RateLimited):
+                claims.append(take(budgets, drawer(end_user=f"eu_{user}"), tokens=held, now=now[0] - waited_s * SECOND))
+        assert len(claims) in (0, 2), "one admits what the other refuses"
+        open_claims.append((number + more, real, claims))
+    settle(len(steps) + 4)
+    counted = [
+        {standing.subject: standing.used for standing in budgets.standings(now[0]) if standing.used or standing.held}
+        for budgets in both
+    ]
+    assert counted[0] == counted[1]
+
+    now[0] += 10_000_000 * SECOND
+    take(both[0], drawer(end_user="eu_new"), now=now[0]) if amount else None
+    dead = [counter.subject for counter in both[0].counters() if counter.subject != "eu_new"]
+    assert name == "total" or not amount or not dead
 
 
 @given(st.sampled_from(_SPANS), _requests, moments)

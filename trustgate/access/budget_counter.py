@@ -6,6 +6,7 @@ found, filled and settled by ``access.budgets``.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
@@ -13,9 +14,14 @@ from typing import Final
 import msgspec
 
 from trustgate.access.spans import NEVER_US, Span, read_span
+from trustgate.ids import MICROSECONDS_PER_SECOND
 from trustgate.types import Budget, BudgetUnit
 
 UNITS: Final[tuple[BudgetUnit, ...]] = ("requests", "tokens", "cost_nano_usd")
+#: How often the counters of end users are looked through for those that count nothing any more.
+_SWEEP_EVERY_US: Final = 60 * MICROSECONDS_PER_SECOND
+#: How many of them at a time: 0.4 ms where all of them are forgotten.
+_SWEEP_PIECE: Final = 256
 
 
 class BudgetStanding(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,6 +181,17 @@ class BudgetCounter:
                 self.noticed = min(self.noticed, step_of(budget, self.amount, self.used))
             self.next_notice = next_step_at(budget, self.amount, self.noticed)
 
+    def is_over(self, at_us: int) -> bool:
+        """Returns whether it has nothing that counts at ``at_us`` or later: a new one is as good. Changes nothing."""
+        cells, span = self.cells, self.of.span
+        if cells and cells[-1].end > at_us:  # nearly always the newest is the last to end
+            return False
+        if self.awaited is not None and span.end(self.awaited[0]) > at_us:
+            return False
+        if self.noticed and span.is_rolling and at_us < self.noticed_us + span.length_us:
+            return False  # notice of the same step is due once a span
+        return all(cell.end <= at_us for cell in cells)
+
     def _begin_awaited(self, at_us: int) -> None:
         """The clock has jumped to the cell of a calendar span that it was in before."""
         start, used = self.awaited or (0, 0)
@@ -255,7 +272,7 @@ class BudgetCounter:
 class CountedBudget:
     """A budget and its counters, by subject."""
 
-    __slots__ = ("budget", "counters", "end_users", "span", "swept_us", "unit")
+    __slots__ = ("_sweep_left", "_swept", "_swept_us", "budget", "counters", "end_users", "span", "unit")
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
@@ -264,7 +281,45 @@ class CountedBudget:
         self.counters: dict[str, BudgetCounter] = {}
         #: Counters of end users, by tenant.
         self.end_users: dict[str, int] = {}
-        self.swept_us = 0
+        #: These, in the order in which the sweep looks at them: from the left, and back in on the right.
+        self._swept: deque[BudgetCounter] = deque()
+        #: When the last sweep through them began, microseconds UTC, and how many it has not looked at yet.
+        self._swept_us = 0
+        self._sweep_left = 0
+
+    def add_end_user(self, counter: BudgetCounter) -> None:
+        """Take an end user's counter, which ``forget_some`` looks at from now on."""
+        self.counters[counter.subject] = counter
+        self.end_users[counter.tenant_id] = self.end_users.get(counter.tenant_id, 0) + 1
+        self._swept.append(counter)
+
+    def forget_some(self, over_us: int, now_us: int) -> None:
+        """Forget the end users of whom nothing counts since ``over_us``, among the next of the sweep.
+
+        A sweep begins a minute after the one before has begun, or later, and takes as many calls as its pieces are:
+        together in one they would hold up all requests for as long as 300,000 counters take.
+        """
+        if not self._sweep_left:
+            if 0 <= now_us - self._swept_us < _SWEEP_EVERY_US:  # below zero: the clock was set back
+                return
+            self._swept_us, self._sweep_left = now_us, len(self._swept)
+        piece = min(self._sweep_left, _SWEEP_PIECE)
+        self._sweep_left -= piece
+        for _ in range(piece):
+            counter = self._swept.popleft()
+            if counter.is_over(over_us):
+                self._forget(counter, over_us)
+            else:
+                self._swept.append(counter)
+
+    def _forget(self, counter: BudgetCounter, over_us: int) -> None:
+        counter.turn(over_us)  # requests under way that held of it are to count nowhere
+        del self.counters[counter.subject]
+        left = self.end_users[counter.tenant_id] - 1
+        if left:
+            self.end_users[counter.tenant_id] = left
+        else:
+            del self.end_users[counter.tenant_id]
 
 
 def step_of(budget: Budget, amount: int, used: int) -> int:

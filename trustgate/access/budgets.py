@@ -15,7 +15,6 @@ from now on, and no caller waits longer than the span lasts.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
@@ -39,8 +38,8 @@ from trustgate.types import NANO_USD_PER_USD, Budget, BudgetUnit, EndUser, match
 _RETRY_WORTH_S: Final = 60
 #: End users of one tenant that one budget counts one by one; those that come later share one more.
 END_USERS_MOST: Final = 100_000
-#: How often the counters of end users are looked through for those that count nothing any more.
-_SWEEP_EVERY_US: Final = 60 * MICROSECONDS_PER_SECOND
+#: For how long a request may have waited and still find what counted when it arrived, though the span is over.
+_LATE_US: Final = 60 * MICROSECONDS_PER_SECOND
 
 
 class Drawer(NamedTuple):
@@ -131,9 +130,10 @@ class Claim(msgspec.Struct, eq=False):
 
         A request counts in the span of the moment when it was admitted, as its receipt does; what lasts, in this one.
         """
-        held = {id(counter) for counter, _ in self._parts}
+        # By budget, not by counter: its end user may have been forgotten since, and have a new one now.
+        held = {counter.of for counter, _ in self._parts}
         for counter in self._budgets.counters_of(self._drawer, self._at_us):
-            if id(counter) not in held:
+            if counter.of not in held:
                 at_us = self._budgets.clock() if self._is_lasting else self._at_us
                 cell = counter.at(at_us, self._budgets.clock)
                 self.add(counter, cell)
@@ -170,9 +170,9 @@ class Claim(msgspec.Struct, eq=False):
         parts = self._parts
         if self._generation != budgets.generation:
             # Budgets have come, gone or changed since: those that hold now count it, wherever it was held.
-            known = {id(counter): cell for counter, cell in parts}
+            known = {part[0].of: part for part in parts}
             parts = [
-                (counter, known.get(id(counter)) or counter.at(self._at_us, budgets.clock))
+                known.get(counter.of) or (counter, counter.at(self._at_us, budgets.clock))
                 for counter in budgets.counters_of(self._drawer, self._at_us)
             ]
         for counter, cell in parts:
@@ -200,8 +200,17 @@ class Budgets:
         clock: Callable[[], int] = now_us,
         on_event: Callable[[BudgetEvent], None] | None = None,
         end_users_most: int = END_USERS_MOST,
+        *,
+        forgets_early: bool = True,
     ) -> None:
-        """``clock``: the time now, microseconds UTC. ``on_event`` must be quick: it is called in mid-request."""
+        """
+        Args:
+            clock: The time now, microseconds UTC.
+            on_event: Must be quick: it is called in mid-request.
+            end_users_most: End users of one tenant that one budget counts one by one.
+            forgets_early: End users of whom nothing counts any more are forgotten before their tenant has
+                ``end_users_most``. Not where rows are read between finding a counter and counting in it.
+        """
         self.clock = clock
         self.on_event = on_event
         #: What is held now, by requests and by work that goes on after its request has ended.
@@ -209,6 +218,7 @@ class Budgets:
         #: Changes whenever a request may draw on other budgets than before.
         self.generation = 0
         self._end_users_most = end_users_most
+        self._forgets_early = forgets_early
         self._counted: dict[str, CountedBudget] = {}
         self._amounts: dict[tuple[str, str], int] = {}
         #: The plans of tenants that have come onto another one. What was begun before is theirs, and ends on these.
@@ -453,31 +463,25 @@ class Budgets:
         if counter is not None:
             return counter
         budget = counted.budget
-        if budget.each == "end_user":
-            count = counted.end_users.get(tenant_id, 0)
-            if count >= self._end_users_most:
-                count = self._sweep(counted, tenant_id, at_us)
-            if count >= self._end_users_most:
-                subject = f"{tenant_id}/others"
-                counter = counted.counters.get(subject)
-                if counter is not None:
-                    return counter
-            counted.end_users[tenant_id] = count + 1
+        if budget.each != "end_user":
+            owner = "" if budget.each == "all" else tenant_id
+            counter = counted.counters[subject] = BudgetCounter(counted, subject, owner, budget.amount)
+            return counter
+        is_full = counted.end_users.get(tenant_id, 0) >= self._end_users_most
+        if is_full or self._forgets_early:
+            # What is restored, or awaited, is dated otherwise than the requests that come now.
+            clock_us = self.clock()
+            counted.forget_some(min(at_us, clock_us) - _LATE_US, clock_us)
+            is_full = counted.end_users.get(tenant_id, 0) >= self._end_users_most
+        if is_full:
+            subject = f"{tenant_id}/others"
+            counter = counted.counters.get(subject)
+            if counter is not None:
+                return counter
         amount = self._amounts.get((budget.id, subject), budget.amount)
-        owner = "" if budget.each == "all" else tenant_id
-        counter = counted.counters[subject] = BudgetCounter(counted, subject, owner, amount)
+        counter = BudgetCounter(counted, subject, tenant_id, amount)
+        counted.add_end_user(counter)
         return counter
-
-    def _sweep(self, counted: CountedBudget, tenant_id: str, at_us: int) -> int:
-        """Forget the end users of whom nothing counts any more. Returns how many counters the tenant's have then."""
-        if at_us - counted.swept_us >= _SWEEP_EVERY_US:
-            counted.swept_us = at_us
-            for subject, counter in list(counted.counters.items()):
-                counter.turn(at_us)
-                if not counter.cells:
-                    del counted.counters[subject]
-            counted.end_users = dict(Counter(counter.tenant_id for counter in counted.counters.values()))
-        return counted.end_users.get(tenant_id, 0)
 
     def _refusal(self, counter: BudgetCounter, need: int, at_us: int) -> RateLimited:
         budget, span = counter.of.budget, counter.of.span

@@ -263,7 +263,7 @@ async def shared_books(
     opening, closing = opening_session(address, lease_s), closing_session(address, lease_s)
     looking, lengthy = looking_session(address), lengthy_session(address)
     clock = DatabaseClock()
-    counters = SharedCounters(Quota(clock), Budgets(clock), Balances())
+    counters = SharedCounters(Quota(clock), Budgets(clock, forgets_early=False), Balances())
 
     async with contextlib.AsyncExitStack() as stack:
         ids_session = closing_session(address, lease_s)
