@@ -310,7 +310,7 @@ class BackgroundWork:
                 continue  # its owner may have deleted it
             try:
                 async for line in lines_of(answer):
-                    results.read(line)
+                    await results.read(line)
                     now, ends = clock(), limit.when()
                     if ends is not None and ends - now < _LOOK_S / 2:
                         limit.reschedule(min(now + _LOOK_S, latest))

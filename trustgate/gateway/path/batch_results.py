@@ -1,10 +1,11 @@
 """What the lines of a batch used, read from its results: each priced by itself.
 
-Owns what counts of a line, and what is charged where no result counts.
+Owns what counts of a line, what is charged where no result counts, and how much is read in one turn of the event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -13,8 +14,10 @@ import msgspec
 
 from trustgate.errors import Unavailable
 from trustgate.gateway.api.endpoints import ENDPOINTS
+from trustgate.gateway.api.large_body import DIRECT_BYTES, in_reader
 from trustgate.gateway.api.object_ids import ObjectId, Work
 from trustgate.gateway.path.accounting import plausible_bounds
+from trustgate.gateway.path.large_answer import take_apart
 from trustgate.models.metering.lenient import UNREADABLE, dict_of, read_json
 from trustgate.models.metering.whole import read_answer
 from trustgate.models.pricing import BATCH_TIER
@@ -25,6 +28,9 @@ from trustgate.types import Usage
 
 #: The longest line of a batch's results that is read, bytes.
 _MOST_LINE_BYTES = 64 * 1024 * 1024
+#: So many lines, or bytes of them, are read in one turn of the event loop: some three milliseconds' work.
+_LINES_A_TURN = 256
+_BYTES_A_TURN = 64 * 1024
 _FIRST_FAILURE = 400
 #: What meters the answers of lines, by the name of their endpoint. Of endpoints with one name the first counts.
 _METERS = {
@@ -78,26 +84,36 @@ class BatchResults:
         most = {name: bound * lines for name, bound in self._bounds.items()}
         return reported.prompt_tokens <= most["prompt_bound"] and reported.completion_tokens <= most["completion_bound"]
 
-    def read(self, line: bytes) -> None:
-        """Add what one line used; of one that failed nothing."""
-        result = _result_of(line)
-        if result is None or (result.response is not None and _is_failure(result.response.status_code)):
+    async def read(self, line: bytes) -> None:
+        """Add what one line used; of one that failed nothing.
+
+        The answer in a large line is taken apart first, as that of a request is: to decode it takes seconds.
+        """
+        result = _result_of(line) if len(line) <= DIRECT_BYTES else await in_reader(_result_of, line)
+        answer = self._answer_in(line, result)
+        if answer is None:
             return
-        answered = result.result if result.response is None else result.response
-        if answered is None:
-            return
-        if self._work.lines and self._sums.calls >= self._work.lines:
-            return  # more answers than the batch has lines
-        if isinstance(result.custom_id, str):
-            name = hash(line)
-            if name in self._seen:
-                return
-            self._seen.add(name)
-        answer = bytes(answered.body if isinstance(answered, _Response) else answered.message)
-        reported = self._meter(answer)
+        apart = await take_apart(answer, drops_vectors=False)
+        reported = self._meter(answer if apart is None else apart.skeleton)
         if reported.failure is not None or (reported.usage is None and not reported.completion_estimate):
             return
         self._sums.add(reported.usage_or_estimate(self._prompt_estimate, **self._bounds))
+
+    def _answer_in(self, line: bytes, result: _Result | None) -> bytes | None:
+        """Returns the answer in a line; None where none in it counts."""
+        if result is None or (result.response is not None and _is_failure(result.response.status_code)):
+            return None
+        answered = result.result if result.response is None else result.response
+        if answered is None:
+            return None
+        if self._work.lines and self._sums.calls >= self._work.lines:
+            return None  # more answers than the batch has lines
+        if isinstance(result.custom_id, str):
+            name = hash(line)
+            if name in self._seen:
+                return None
+            self._seen.add(name)
+        return bytes(answered.body if isinstance(answered, _Response) else answered.message)
 
     def sums(self, reported: Usage | None, answered: int) -> Sequence[SummedCalls]:
         """Returns what is to be charged.
@@ -132,7 +148,7 @@ def _result_of(line: bytes) -> _Result | None:
     value = dict_of(read_json(line))
     response, result = dict_of(value.get("response")), dict_of(value.get("result"))
     answer, message = (
-        msgspec.Raw(json.dumps(found).encode()) if isinstance(found, dict) else msgspec.Raw()
+        msgspec.Raw(_of_characters(json.dumps(found, ensure_ascii=False))) if isinstance(found, dict) else msgspec.Raw()
         for found in (response.get("body"), result.get("message"))
     )
     return _Result(
@@ -141,12 +157,31 @@ def _result_of(line: bytes) -> _Result | None:
     )
 
 
+def _of_characters(text: str) -> bytes:
+    """Returns a text with U+FFFD for each surrogate by itself: with one, the answer could not be taken apart."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+
+
 def _is_failure(status: object) -> bool:
     return isinstance(status, int) and status >= _FIRST_FAILURE
 
 
 async def lines_of(answer: Answer) -> AsyncIterator[bytes]:
-    """The lines of a file, as they come. Raises ``Unavailable`` for a line that is too long."""
+    """The lines of a file, as they come; other requests run between them.
+
+    Raises ``Unavailable`` for a line that is too long.
+    """
+    lines = size = 0
+    async for line in _lines_in(answer):
+        yield line
+        lines += 1
+        size += len(line)
+        if lines >= _LINES_A_TURN or size >= _BYTES_A_TURN:
+            lines = size = 0
+            await asyncio.sleep(0)  # other requests run
+
+
+async def _lines_in(answer: Answer) -> AsyncIterator[bytes]:
     if answer.chunks is None:
         for line in answer.body.split(b"\n"):
             yield line
