@@ -74,7 +74,7 @@ class Bookkeeper:
     def __init__(self, url: str, budgets: list[Budget], *, is_fenced: bool = False) -> None:
         """``is_fenced``: whether it decides by operators' changes, which it may be behind (``KnownChanges``)."""
         self.clock = DatabaseClock()
-        self.counters = SharedCounters(Quota(self.clock), Budgets(self.clock), Balances())
+        self.counters = SharedCounters(Quota(self.clock), Budgets(self.clock, forgets_early=False), Balances())
         for budget in budgets:
             self.counters.budgets.put(budget)
         self.node_id = ""
