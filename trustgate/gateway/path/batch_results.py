@@ -148,18 +148,16 @@ def _result_of(line: bytes) -> _Result | None:
     value = dict_of(read_json(line))
     response, result = dict_of(value.get("response")), dict_of(value.get("result"))
     answer, message = (
-        msgspec.Raw(_of_characters(json.dumps(found, ensure_ascii=False))) if isinstance(found, dict) else msgspec.Raw()
+        # A surrogate by itself is no character: with one, a large answer could not be taken apart.
+        msgspec.Raw(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
+        if isinstance(found, dict)
+        else msgspec.Raw()
         for found in (response.get("body"), result.get("message"))
     )
     return _Result(
         response=_Response(response.get("status_code"), answer) if response else None,
         result=_BatchedAnswer(message) if result else None,
     )
-
-
-def _of_characters(text: str) -> bytes:
-    """Returns a text with U+FFFD for each surrogate by itself: with one, the answer could not be taken apart."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
 def _is_failure(status: object) -> bool:
