@@ -64,7 +64,7 @@ def test_a_second_server_on_the_same_home_is_refused_with_what_to_do(served: Gat
     refused = served.cli("serve", check=False)
     assert refused.returncode == 6
     assert "is in use by process" in refused.stderr
-    assert "It serves this home already: commands go through it as they are." in refused.stderr
+    assert "commands go through it. To start it anew, stop it first." in " ".join(refused.stderr.split())
 
 
 @pytest.mark.parametrize(
