@@ -353,7 +353,7 @@ def test_end_users_of_whom_nothing_counts_are_forgotten_some_hundred_at_a_time()
     while len(kept) < 8:
         take(budgets, drawer(end_user=f"eu_new_{len(kept)}"), now=now[0])
         kept.append(len(budgets.counters()))
-        assert kept[-2] - 256 < kept[-1], "in pieces that hold up nobody"
+        assert kept[-2] - 256 < kept[-1], "in pieces of 256 at most"
     names = {counter.subject for counter in budgets.counters()}
     assert names == {"eu_a", *(f"eu_new_{number}" for number in range(1, 8))}
     for number in range(1_000 - 7):
