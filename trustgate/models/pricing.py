@@ -41,6 +41,7 @@ __all__ = [
     "BATCH_TIER",
     "CONDITIONS",
     "CONDITION_MOST",
+    "COUNTS",
     "FREE",
     "MAX_COST_NANO_USD",
     "MAX_COUNT",
@@ -82,11 +83,12 @@ CONDITION_MOST: Final = 32
 MAX_COST_NANO_USD: Final = INTEGER_MOST
 #: No request uses more of anything: no model reads 10⁹ tokens. A larger figure is no count.
 MAX_COUNT: Final = 1_000_000_000
-_COUNTS: Final = tuple(field.name for field in msgspec.structs.fields(Usage) if field.type is int)
-_counts_of: Final = attrgetter(*_COUNTS)
+#: The names of all counts of a usage.
+COUNTS: Final = tuple(field.name for field in msgspec.structs.fields(Usage) if field.type is int)
+_counts_of: Final = attrgetter(*COUNTS)
 #: Counts that are 0 for nearly every request: all but tokens, and cached and reasoning ones among them.
 _SELDOM: Final = tuple(
-    name for name in _COUNTS if name not in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+    name for name in COUNTS if name not in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 )
 _seldom_of: Final = attrgetter(*_SELDOM)
 _NO_SELDOM: Final = (0,) * len(_SELDOM)
@@ -124,7 +126,7 @@ def bounded(usage: Usage) -> Usage:
     given = _counts_of(usage)
     if min(given) >= 0 and max(given) <= MAX_COUNT:
         return usage
-    counts = {name: min(max(getattr(usage, name), 0), MAX_COUNT) for name in _COUNTS}
+    counts = {name: min(max(getattr(usage, name), 0), MAX_COUNT) for name in COUNTS}
     return msgspec.structs.replace(usage, **counts, contradictory=True)
 
 

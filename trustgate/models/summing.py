@@ -11,10 +11,8 @@ from bisect import bisect_left
 
 import msgspec
 
-from trustgate.models.pricing import PriceTable
+from trustgate.models.pricing import COUNTS, PriceTable
 from trustgate.types import Usage
-
-_COUNTS = tuple(field.name for field in msgspec.structs.fields(Usage) if field.type is int)
 
 
 class SummedCalls(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +83,7 @@ def _plus(one: Usage, other: Usage) -> Usage:
     """Returns the sum; unlike ``counts.added`` of many calls, so what one call can use is no bound of it."""
     return msgspec.structs.replace(
         one,
-        **{name: getattr(one, name) + getattr(other, name) for name in _COUNTS},
+        **{name: getattr(one, name) + getattr(other, name) for name in COUNTS},
         estimated=one.estimated or other.estimated,
         contradictory=one.contradictory or other.contradictory,
     )

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from trustgate.models.metering.lenient import MAX_COUNT, UNREADABLE, count, dict_of, list_of, number, read_json, text_of
-from trustgate.models.pricing import CONDITION_MOST
+from trustgate.models.pricing import CONDITION_MOST, COUNTS
 from trustgate.types import Usage
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
@@ -517,8 +517,7 @@ def filled(counts: Counts | None, prompt_estimate: int, completion_estimate: int
 
 def added(one: Usage, other: Usage) -> Usage:
     """Returns the sum of two usages: of the parts of one answer that each report their own."""
-    names = [name for name, field in zip(Usage.__struct_fields__, _KINDS, strict=True) if field is int]
-    sums = {name: min(getattr(one, name) + getattr(other, name), MAX_COUNT) for name in names}
+    sums = {name: min(getattr(one, name) + getattr(other, name), MAX_COUNT) for name in COUNTS}
     return bounded(
         msgspec.structs.replace(
             other,
@@ -527,9 +526,6 @@ def added(one: Usage, other: Usage) -> Usage:
             contradictory=one.contradictory or other.contradictory,
         )
     )
-
-
-_KINDS = tuple(field.type for field in msgspec.structs.fields(Usage))
 
 
 def plausible(
