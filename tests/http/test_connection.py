@@ -277,32 +277,15 @@ def test_a_body_in_small_chunks_costs_what_its_bytes_cost(app: App) -> None:
         assert seconds(server, 4_000_000) < 8 * seconds(server, 1_000_000)
 
 
-#: What comes before HTTP/2 does.
-_FIRST_ANSWERS = {
-    "http2": rb"HTTP/1.1 200 OK\r\n.*?\r\n\r\n{.*?}",
-    "upgrade": rb"HTTP/1.1 200 OK\r\n.*?\r\n\r\n{.*?}HTTP/1.1 101 .*?\r\n\r\n",
-}
-
-
-@pytest.mark.parametrize("then", ["http2", "upgrade"])
-def test_a_connection_that_waits_to_be_read_goes_on_in_another_protocol(app: App, then: str) -> None:
+def test_a_connection_that_waits_to_be_read_goes_on_in_http2(app: App) -> None:
     """Behind a held request, more than is read ahead has come when the connection changes its protocol."""
     wire = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
-    if then == "upgrade":
-        settings = wire.initiate_upgrade_connection()
-        assert settings is not None
-        fields = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: %b\r\n\r\n" % settings
-        begin = b"GET /b HTTP/1.1\r\n" + HOST + fields
-        stream = 3
-    else:
-        wire.initiate_connection()
-        begin = b""
-        stream = 1
-    wire.send_headers(stream, [(":method", "POST"), (":path", "/a"), (":scheme", "http"), (":authority", "x")])
+    wire.initiate_connection()
+    wire.send_headers(1, [(":method", "POST"), (":path", "/a"), (":scheme", "http"), (":authority", "x")])
     for _ in range(4):
-        wire.send_data(stream, b"x" * 16_000)
+        wire.send_data(1, b"x" * 16_000)
     # Fewer pings than a client may send in a second.
-    behind = begin + wire.data_to_send() + b"".join(ping(wire) for _ in range(900))
+    behind = wire.data_to_send() + b"".join(ping(wire) for _ in range(900))
     assert len(behind) > AHEAD_BYTES
     with serving(app) as server, server.connect() as connection:
         connection.sendall(b"GET /hold HTTP/1.1\r\n" + HOST + b"\r\n")
@@ -310,15 +293,15 @@ def test_a_connection_that_waits_to_be_read_goes_on_in_another_protocol(app: App
         connection.sendall(behind)
         app.open()
         data = b""
-        while not (found := re.match(_FIRST_ANSWERS[then], data, re.DOTALL)):
+        while not (found := re.match(rb"HTTP/1.1 200 OK\r\n.*?\r\n\r\n{.*?}", data, re.DOTALL)):
             data += receive(connection)
         data = data[found.end() :]
-        wire.send_data(stream, b"x", end_stream=True)
+        wire.send_data(1, b"x", end_stream=True)
         connection.sendall(wire.data_to_send())
         body = b""
         while True:
             events = wire.receive_data(data)
-            mine = [event for event in events if getattr(event, "stream_id", None) == stream]
+            mine = [event for event in events if getattr(event, "stream_id", None) == 1]
             body += b"".join(event.data or b"" for event in mine if isinstance(event, h2.events.DataReceived))
             if any(isinstance(event, h2.events.StreamEnded) for event in mine):
                 break

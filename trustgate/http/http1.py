@@ -1,8 +1,8 @@
 """HTTP/1.1 connections: reading requests off them, one after another, and running the application on each.
 
 llhttp reads (``parser``). What is not HTTP/1.1 goes, with its connection and from the request's first byte, to
-Hypercorn's protocols (``hypercorn_adapter``): HTTP/2 by prior knowledge or ALPN, and requests that ask for h2c, or for
-a WebSocket where there may be one.
+Hypercorn's protocols (``hypercorn_adapter``): HTTP/2 by prior knowledge or ALPN, and requests that ask for a WebSocket
+where there may be one.
 
     idle → (head, in one piece or several) → exchange (``exchange``) → idle → … → closed
 

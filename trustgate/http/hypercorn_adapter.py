@@ -1,4 +1,4 @@
-"""Hypercorn's protocols, for connections given here: HTTP/2 (by prior knowledge, upgrade or ALPN) and other upgrades.
+"""Hypercorn's protocols, for connections given here: HTTP/2 (by prior knowledge or ALPN) and WebSockets.
 
 Owns what Hypercorn leaves open towards hostile or unlucky clients:
 
@@ -39,7 +39,6 @@ from hypercorn.protocol.events import Request, Response
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import (
     STREAM_ID,
-    H2CProtocolRequiredError,
     H2ProtocolAssumedError,
     H11Protocol,
     H11WSConnection,
@@ -265,7 +264,7 @@ def _address(connection: Any, name: Callable[[], Any]) -> tuple[str, int] | None
 
 
 class _Protocol:
-    """What a connection speaks: HTTP/1.1 until it asks for HTTP/2."""
+    """What a connection speaks: HTTP/1.1 until its first bytes are those of HTTP/2."""
 
     def __init__(
         self, parts: tuple[Any, ...], make_http2: Callable[..., Http2], door: Http2Door | None, *, is_h2: bool
@@ -292,19 +291,13 @@ class _Protocol:
         try:
             await self.protocol.handle(event)
         except H2ProtocolAssumedError as error:
-            await self._switch(error.data)
-        except H2CProtocolRequiredError as error:
-            await self._switch(error.data, error.headers, error.settings)
+            self.protocol = self._h2()
+            await self.protocol.initiate()
+            await self.protocol.handle(RawData(error.data))
 
     def leave_door(self) -> None:
         if isinstance(self.protocol, Http2):
             self.protocol.leave_door()
-
-    async def _switch(self, data: bytes, *upgrade: Any) -> None:
-        self.protocol = self._h2()
-        await self.protocol.initiate(*upgrade)
-        if data:
-            await self.protocol.handle(RawData(data))
 
 
 class _H11(H11Protocol):

@@ -16,7 +16,7 @@ from starlette.types import Scope
 from trustgate.http.parser import RequestHead
 from trustgate.http.sending import EXCHANGE
 
-_WEBSOCKET, _H2C = b"websocket", b"h2c"
+_WEBSOCKET = b"websocket"
 
 
 def scope_of(
@@ -56,15 +56,17 @@ def _scope_of(
 
 
 def switches(head: RequestHead, websockets: Collection[bytes]) -> bool:
-    """Returns whether Hypercorn would change the protocol for this request; a wish for another one is ignored.
+    """Returns whether this request begins a WebSocket; a wish for another protocol is ignored (RFC 9110 section 7.8).
 
-    ``websockets``: the paths of which it makes a WebSocket.
+    So is ``h2c``: RFC 9113 section 3.1 deprecates it, and clients begin HTTP/2 without TLS by prior knowledge.
+    ``websockets``: the paths of which there may be one.
     """
-    if head.version != "1.1":
-        return False
-    if head.upgrade == _WEBSOCKET and head.path in websockets:
-        return head.method == "GET" and not head.length and not head.is_chunked
-    return head.upgrade == _H2C and not head.length and not head.is_chunked
+    return (
+        (head.version, head.upgrade, head.method) == ("1.1", _WEBSOCKET, "GET")
+        and head.path in websockets
+        and not head.length
+        and not head.is_chunked
+    )
 
 
 def is_reset(transport: asyncio.Transport) -> bool:
