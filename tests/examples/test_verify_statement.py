@@ -23,7 +23,8 @@ from tests.support.chromium import Browser
 from tests.support.entries import make_receipt
 from tests.support.month import MONTHS, TENANTS, rows
 from tests.support.statement_files import Made, forged, forged_table, make, resealed, tampered
-from trustgate.models.pricing import RATES, PriceTable
+from trustgate.models.prices import RATES
+from trustgate.models.pricing import PriceTable
 from trustgate.receipts.note import VerifierKey
 from trustgate.receipts.receipt import canonical
 from trustgate.statements.document import DATA_START, read_document

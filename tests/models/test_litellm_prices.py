@@ -12,7 +12,8 @@ import pytest
 from trustgate.models.importing.litellm import read_import_file
 from trustgate.models.importing.litellm_prices import Notes, read_prices
 from trustgate.models.pricelist import PriceBook, built_in
-from trustgate.models.pricing import PriceTable, merged, slips
+from trustgate.models.prices import merged, slips
+from trustgate.models.pricing import PriceTable
 from trustgate.types import ConditionalRates, Prices, Usage
 
 AT_US = 1_780_000_000_000_000

@@ -8,7 +8,7 @@ from trustgate.errors import InvalidRequest
 from trustgate.models.catalog import Catalog
 from trustgate.models.passports import check_prices
 from trustgate.models.pricelist import PriceBook, as_record, built_in, data_of, newest, provider_of, write_list
-from trustgate.models.pricing import FREE, NOT_PRICED, slips
+from trustgate.models.prices import FREE, NOT_PRICED, slips
 from trustgate.types import Passport, Prices
 
 PROXY = "http://127.0.0.1:4000/v1"

@@ -11,23 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from trustgate.models.pricing import (
+from trustgate.models.prices import (
     CONDITIONS,
     FREE,
-    MAX_COST_NANO_USD,
-    MAX_COUNT,
     NOT_PRICED,
     RATES,
-    PriceTable,
-    billed_nano_usd,
-    bounded,
-    is_plain,
     is_priced,
     merged,
     price_hash,
     with_condition,
     without_call,
 )
+from trustgate.models.pricing import MAX_COST_NANO_USD, MAX_COUNT, PriceTable, billed_nano_usd, bounded, is_plain
 from trustgate.types import ConditionalRates, Prices, Usage
 
 AT_US = 1_780_000_000_000_000

@@ -7,7 +7,8 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trustgate.models.pricing import FREE, NOT_PRICED, PriceTable, billed_nano_usd
+from trustgate.models.prices import FREE, NOT_PRICED
+from trustgate.models.pricing import PriceTable, billed_nano_usd
 from trustgate.models.published import published
 from trustgate.types import ConditionalRates, Prices, Usage
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.models.test_pricing import AT_US
 from tests.support.entries import make_receipt
 from trustgate.models.metering.counts import bounded
-from trustgate.models.pricing import BATCH_TIER, RATES, PriceTable
+from trustgate.models.prices import RATES
+from trustgate.models.pricing import BATCH_TIER, PriceTable
 from trustgate.models.summing import CallSums, SummedCalls
 from trustgate.statements.summed import step_fault, summed_of
 from trustgate.types import ConditionalRates, Prices, Receipt, Usage

@@ -43,6 +43,13 @@ _METERING = (
     "tests/models/test_failures.py",
     "tests/models/test_streams_at_once.py",
 )
+_PRICING = (
+    "tests/models/test_reports.py",
+    "tests/models/test_pricing.py",
+    "tests/models/test_pricelist.py",
+    "tests/models/test_litellm_prices.py",
+    "tests/models/test_published.py",
+)
 _PATH = (
     "tests/gateway/test_order.py",
     "tests/gateway/test_path.py",
@@ -169,13 +176,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "models/upstream/response.py": ("tests/models/test_response.py", "tests/gateway/test_answers.py"),
     "models/upstream/transport.py": ("tests/models/test_response.py", "tests/gateway/test_media.py"),
-    "models/pricing.py": (
-        "tests/models/test_reports.py",
-        "tests/models/test_pricing.py",
-        "tests/models/test_pricelist.py",
-        "tests/models/test_litellm_prices.py",
-        "tests/models/test_published.py",
-    ),
+    "models/prices.py": _PRICING,
+    "models/pricing.py": _PRICING,
     "models/metering/answer.py": _METERING,
     "models/metering/chunks.py": _METERING,
     "models/metering/counts.py": _METERING,

@@ -32,7 +32,7 @@ from trustgate.errors import (
     StoreTooNew,
     Unavailable,
 )
-from trustgate.models.pricing import price_hash
+from trustgate.models.prices import price_hash
 from trustgate.store import PaymentFilter, ReceiptFilter, UsageFilter, archiving, engine, migrations, open_store
 from trustgate.store.duckdb import DuckDBStore
 from trustgate.store.queries import ArchiveFile, BudgetUseFilter

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.support.entries import make_credit, make_receipt
-from trustgate.models.pricing import price_hash
+from trustgate.models.prices import price_hash
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash

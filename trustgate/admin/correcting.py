@@ -20,7 +20,8 @@ from trustgate.admin.crediting import book_note, checked_reference, finish_notes
 from trustgate.admin.money import Correction, CorrectionRow, TenantCorrect
 from trustgate.errors import Conflict, InvalidRequest, NotFound
 from trustgate.models.passports import check_prices
-from trustgate.models.pricing import NOT_PRICED, PriceTable, billed_nano_usd
+from trustgate.models.prices import NOT_PRICED
+from trustgate.models.pricing import PriceTable, billed_nano_usd
 from trustgate.payment.x402_wire import usd
 from trustgate.receipts.receipt import billed_of
 from trustgate.statements.prices import find_prices

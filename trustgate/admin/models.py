@@ -24,7 +24,7 @@ from trustgate.admin.prices import with_listed_price
 from trustgate.errors import Conflict, InvalidRequest, NotFound
 from trustgate.ids import new_id, now_us
 from trustgate.models.passports import PassportFields, change_passport, check_name, make_passport
-from trustgate.models.pricing import NOT_PRICED, merged, price_hash
+from trustgate.models.prices import NOT_PRICED, merged, price_hash
 from trustgate.types import Alias, Passport, PriceChange
 
 

@@ -24,7 +24,7 @@ from trustgate.admin.money import (
 )
 from trustgate.errors import Conflict, FacilitatorUnavailable, InvalidRequest, NotFound
 from trustgate.ids import now_us
-from trustgate.models.pricing import FREE, NOT_PRICED
+from trustgate.models.prices import FREE, NOT_PRICED
 from trustgate.payment.facilitators.auth import is_cdp
 from trustgate.payment.facilitators.registry import EMBEDDED
 from trustgate.payment.networks import (

@@ -25,7 +25,7 @@ from trustgate.errors import InvalidRequest, NotFound
 from trustgate.models.catalog import Catalog
 from trustgate.models.passports import check_prices
 from trustgate.models.pricelist import PriceBook, as_record, built_in, data_of
-from trustgate.models.pricing import is_priced, price_hash
+from trustgate.models.prices import is_priced, price_hash
 from trustgate.types import Passport, Prices
 
 _HASH = re.compile(r"[0-9a-f]{64}")

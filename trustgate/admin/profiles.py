@@ -25,7 +25,7 @@ from trustgate.admin.profiling import (
 from trustgate.errors import InvalidRequest, NotFound, TrustGateError
 from trustgate.ids import new_id, now_us
 from trustgate.models.catalog import Resolved
-from trustgate.models.pricing import price_hash
+from trustgate.models.prices import price_hash
 from trustgate.models.profiles import check_rules, fee_prices, preference, summed_up
 from trustgate.types import Fallback, OwnCredential, Plan, PriceChange, Profile, ProfileRules
 

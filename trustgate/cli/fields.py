@@ -12,7 +12,7 @@ from trustgate.cli.options import option, with_options
 from trustgate.cli.values import Maybe
 from trustgate.errors import InvalidRequest
 from trustgate.models.passports import PassportFields
-from trustgate.models.pricing import FREE
+from trustgate.models.prices import FREE
 from trustgate.types import Prices
 
 T = TypeVar("T")

@@ -28,7 +28,7 @@ from trustgate.cli.fields import Given, with_passport_fields
 from trustgate.cli.price import per_million, price_fields, source_text
 from trustgate.errors import InvalidRequest, OperatorError
 from trustgate.ids import now_us
-from trustgate.models.pricing import gaps, is_priced, slips
+from trustgate.models.prices import gaps, is_priced, slips
 from trustgate.settings import remote_server
 from trustgate.types import Fallback, Passport, Prices
 

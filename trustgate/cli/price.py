@@ -16,7 +16,7 @@ from trustgate.admin.money import PriceChanged, PriceFound, PriceHistory, PriceL
 from trustgate.cli import render
 from trustgate.cli.context import JsonOption, confirm, execute
 from trustgate.errors import InvalidRequest, OperatorError, SettingsError
-from trustgate.models.pricing import is_priced
+from trustgate.models.prices import is_priced
 from trustgate.types import ConditionalRates, Prices
 
 prices_app = typer.Typer(help="Prices: what a model costs, and the list of prices.", no_args_is_help=True)

@@ -26,7 +26,7 @@ from trustgate.console.fields import (
 from trustgate.console.selling import END_USER_ACTIONS, PAYMENT_ACTIONS, PROFILE_ACTIONS
 from trustgate.console.upkeep import UPKEEP_ACTIONS
 from trustgate.models.passports import PassportFields
-from trustgate.models.pricing import slips
+from trustgate.models.prices import slips
 from trustgate.types import Prices
 
 # models

@@ -13,7 +13,8 @@ import msgspec
 from trustgate.errors import NotFound
 from trustgate.formats.likeness import did_you_mean
 from trustgate.models.pricelist import PriceBook, newest
-from trustgate.models.pricing import PriceTable, is_priced
+from trustgate.models.prices import is_priced
+from trustgate.models.pricing import PriceTable
 from trustgate.models.profiles import fee_prices, may_serve, with_own_key
 from trustgate.settings import BUILTIN_SCHEME
 from trustgate.types import PROMPT_PREFIX, SERVICE_PREFIX, Alias, Passport, PriceList, Profile, ProfileRules

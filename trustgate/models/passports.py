@@ -9,7 +9,7 @@ import msgspec
 
 from trustgate.errors import InvalidRequest
 from trustgate.formats.written import INTEGER_MOST
-from trustgate.models.pricing import CONDITION_MOST, CONDITIONS, FREE, RATES, with_condition
+from trustgate.models.prices import CONDITION_MOST, CONDITIONS, FREE, RATES, with_condition
 from trustgate.settings import BUILTIN_SCHEME, why_not_base_url, why_not_variable_name
 from trustgate.types import Fallback, Passport, Pool, Prices
 

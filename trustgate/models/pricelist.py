@@ -25,7 +25,8 @@ import msgspec
 
 from trustgate.errors import InvalidRequest
 from trustgate.ids import now_us
-from trustgate.models.pricing import PriceTable, is_priced, price_hash
+from trustgate.models.prices import is_priced, price_hash
+from trustgate.models.pricing import PriceTable
 from trustgate.types import PriceList, Prices
 
 FORMAT = "trustgate-price-list@v1"

@@ -17,9 +17,8 @@ Calls that are summed up (a batch's lines) are priced each by itself: those of o
 
 from __future__ import annotations
 
-import hashlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from math import inf
 from operator import attrgetter
@@ -28,45 +27,22 @@ from typing import Final
 import msgspec
 
 from trustgate.formats.written import INTEGER_MOST
-from trustgate.types import (
-    FACTOR_ONE_PPM,
-    PICO_USD_PER_NANO_USD,
-    ConditionalRates,
-    Prices,
-    Rates,
-    Usage,
-)
+from trustgate.models.prices import CONDITIONS, RATES, given, is_priced, price_hash, without_call
+from trustgate.types import FACTOR_ONE_PPM, PICO_USD_PER_NANO_USD, ConditionalRates, Prices, Rates, Usage
 
 __all__ = [
     "BATCH_TIER",
-    "CONDITIONS",
-    "CONDITION_MOST",
     "COUNTS",
-    "FREE",
     "MAX_COST_NANO_USD",
     "MAX_COUNT",
-    "NOT_PRICED",
-    "RATES",
     "PriceTable",
     "billed_nano_usd",
     "bounded",
-    "gaps",
-    "is_by_tokens",
-    "is_priced",
-    "merged",
-    "price_hash",
-    "slips",
-    "with_condition",
+    "is_plain",
 ]
-
-NOT_PRICED: Final = Prices()
-FREE: Final = Prices(free=True)
 
 #: The tier of every line of a batch (``types.ConditionalRates``).
 BATCH_TIER: Final = "batch"
-#: The names of all rates, and of all conditions.
-RATES: Final = Rates.__struct_fields__
-CONDITIONS: Final = tuple(name for name in ConditionalRates.__struct_fields__ if name not in RATES)
 #: Rates of what a sum of tokens, cached ones and reasoning does not tell.
 _NOT_PLAIN: Final = tuple(
     name
@@ -74,12 +50,8 @@ _NOT_PLAIN: Final = tuple(
     if name not in ("input_pico_usd", "output_pico_usd", "cached_input_pico_usd", "reasoning_pico_usd", "call_nano_usd")
 )
 
-#: Characters of a tier, size or quality: prices look at no more of it, so that a receipt, which keeps these, shows all
-#: that its price looked at.
-CONDITION_MOST: Final = 32
-
-#: No request costs more: what receipts keep exactly, 9 million USD. Sums of them over years
-#: still fit into what a database keeps.
+#: No request costs more: what receipts keep exactly, 9 million USD. Sums of them over years still fit into what a
+#: database keeps.
 MAX_COST_NANO_USD: Final = INTEGER_MOST
 #: No request uses more of anything: no model reads 10⁹ tokens. A larger figure is no count.
 MAX_COUNT: Final = 1_000_000_000
@@ -92,33 +64,11 @@ _SELDOM: Final = tuple(
 )
 _seldom_of: Final = attrgetter(*_SELDOM)
 _NO_SELDOM: Final = (0,) * len(_SELDOM)
-_OF_CACHE: Final = ("cached_input_pico_usd", "cache_write_pico_usd", "cache_write_1h_pico_usd")
-_PROMPT_RATES: Final = (*_OF_CACHE, "image_input_pico_usd")
+_PROMPT_RATES: Final = (
+    *("cached_input_pico_usd", "cache_write_pico_usd", "cache_write_1h_pico_usd"),
+    "image_input_pico_usd",
+)
 _COMPLETION_RATES: Final = ("reasoning_pico_usd", "image_output_pico_usd")
-
-
-def is_priced(prices: Prices) -> bool:
-    """Returns whether the table sets a price: free is one, an empty table is none."""
-    return prices != NOT_PRICED
-
-
-def is_by_tokens(prices: Prices) -> bool:
-    """Returns whether the table has a price of tokens, apart from conditions."""
-    return bool(
-        prices.input_pico_usd
-        or prices.output_pico_usd
-        or prices.audio_input_pico_usd
-        or prices.audio_output_pico_usd
-        or prices.image_output_pico_usd
-    )
-
-
-def price_hash(prices: Prices) -> str:
-    """SHA-256 (hex) of the table in JSON with sorted keys: what a receipt calls ``price_hash``.
-
-    What a table does not say is not in its JSON, so the hash of an older table stays what it was.
-    """
-    return hashlib.sha256(msgspec.json.encode(prices, order="sorted")).hexdigest()
 
 
 def bounded(usage: Usage) -> Usage:
@@ -144,41 +94,6 @@ def billed_nano_usd(cost_nano_usd: int, factor_ppm: int) -> int:
     if factor_ppm == FACTOR_ONE_PPM:
         return cost_nano_usd
     return min(-(-cost_nano_usd * factor_ppm // FACTOR_ONE_PPM), MAX_COST_NANO_USD)
-
-
-#: Pico-USD a token: $10 a thousand tokens, and a thousandth of a cent a million. Beyond them a unit was mistaken.
-_DEAREST_PICO_USD: Final = 10_000_000_000
-_CHEAPEST_PICO_USD: Final = 10
-
-
-def slips(prices: Prices) -> list[str]:
-    """Returns which rates look like a slip of the unit, as text for people; none where all are plausible."""
-    found = []
-    for rates in (prices, *prices.conditional):
-        for name in RATES:
-            rate = getattr(rates, name)
-            if rate and name.endswith("_pico_usd") and not _CHEAPEST_PICO_USD <= rate <= _DEAREST_PICO_USD:
-                usd = f"{rate / 1_000_000:,.6f}".rstrip("0").rstrip(".")
-                what = "more than $10 a thousand" if rate > _DEAREST_PICO_USD else "less than $0.00001 a million"
-                found.append(f"{name.removesuffix('_pico_usd').replace('_', ' ')} ${usd} a million ({what})")
-    return list(dict.fromkeys(found))
-
-
-def gaps(prices: Prices) -> list[str]:
-    """Returns what a table leaves free beside what it has a rate for, as text for people. A rate of 0 leaves no gap."""
-    found = []
-    if prices.input_pico_usd is None:
-        if any(getattr(prices, name) is not None for name in _OF_CACHE):
-            found.append("prompt tokens that are neither read from the cache nor written to it")
-        elif prices.output_pico_usd is not None:
-            found.append("prompts")
-    if prices.output_pico_usd is None:
-        other = prices.audio_output_pico_usd, prices.image_output_pico_usd
-        if prices.reasoning_pico_usd is not None:
-            found.append("completion tokens apart from reasoning")
-        elif prices.input_pico_usd is not None and other == (None, None):
-            found.append("completions (embeddings have none)")
-    return found
 
 
 class PriceTable:
@@ -425,7 +340,7 @@ def _laid_over(base: Rates, layers: Iterable[ConditionalRates]) -> Rates:
         of_conditions: dict[tuple[str, ...], dict[str, int]] = {}
         for layer in level:
             conditions = tuple(name for name in CONDITIONS if getattr(layer, name) is not None)
-            of_conditions.setdefault(conditions, {}).update(_given(layer))
+            of_conditions.setdefault(conditions, {}).update(given(layer))
         for name in RATES:
             said = [each[name] for each in of_conditions.values() if name in each]
             if said:
@@ -535,48 +450,3 @@ def _first(*rates: int | None) -> int:
 
 def _either(rate: int | None, otherwise: int) -> int:
     return otherwise if rate is None else rate
-
-
-def without_call(prices: Prices) -> Prices:
-    """Returns the table without what a call costs; the same one where it says nothing of that."""
-    rows = (prices, *prices.conditional)
-    if all(rates.call_nano_usd is None for rates in rows):
-        return prices
-    conditional = tuple(msgspec.structs.replace(rates, call_nano_usd=None) for rates in prices.conditional)
-    left = msgspec.structs.replace(
-        prices, call_nano_usd=None, conditional=tuple(rates for rates in conditional if _given(rates))
-    )
-    return left if is_priced(left) else FREE
-
-
-def with_condition(prices: Prices, conditions: Mapping[str, int | str], rates: Mapping[str, int | None]) -> Prices:
-    """The table with the rates of one set of conditions changed; None takes a rate away, and the last one the set.
-
-    Raises ``msgspec.ValidationError`` for conditions that are none.
-    """
-    wanted = msgspec.convert(dict(conditions), ConditionalRates)
-    rows = {_key(row): row for row in prices.conditional}
-    row = msgspec.structs.replace(rows.get(_key(wanted), wanted), **rates)
-    rows[_key(wanted)] = row
-    if not _given(row):
-        del rows[_key(wanted)]
-    return msgspec.structs.replace(prices, conditional=tuple(rows.values()))
-
-
-def merged(old: Prices, new: Prices) -> Prices:
-    """Returns the older table with what the newer one speaks of changed, rate by rate and condition by condition."""
-    if not any(getattr(new, name) is not None for name in RATES) and not new.conditional:
-        return old
-    rows = {_key(rates): rates for rates in old.conditional}
-    for rates in new.conditional:
-        known = rows.get(_key(rates))
-        rows[_key(rates)] = rates if known is None else msgspec.structs.replace(known, **_given(rates))
-    return msgspec.structs.replace(old, **_given(new), free=False, conditional=tuple(rows.values()))
-
-
-def _given(rates: Prices | ConditionalRates) -> dict[str, int]:
-    return {name: rate for name in RATES if (rate := getattr(rates, name)) is not None}
-
-
-def _key(rates: ConditionalRates) -> tuple[object, ...]:
-    return tuple(getattr(rates, name) for name in rates.__struct_fields__ if name not in RATES)

@@ -13,7 +13,7 @@ import msgspec
 
 from trustgate.errors import InvalidRequest
 from trustgate.models.passports import check_name
-from trustgate.models.pricing import FREE
+from trustgate.models.prices import FREE
 from trustgate.settings import why_not_variable_name
 from trustgate.types import HeaderValue, OwnCredential, Passport, Prices, ProfileRules, matches
 

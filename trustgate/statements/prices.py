@@ -10,7 +10,7 @@ import msgspec
 from trustgate.formats.written import INTEGER_MOST
 from trustgate.models.catalog import Catalog
 from trustgate.models.pricelist import PriceBook, built_in, data_of
-from trustgate.models.pricing import FREE, NOT_PRICED, price_hash, without_call
+from trustgate.models.prices import FREE, NOT_PRICED, price_hash, without_call
 from trustgate.store import Store
 from trustgate.types import Prices
 

@@ -51,7 +51,7 @@ from trustgate.gateway.api.schemas import (
     VoiceRequest,
 )
 from trustgate.models.estimate import estimate_chat, estimate_input, estimate_tokens
-from trustgate.models.pricing import CONDITION_MOST
+from trustgate.models.prices import CONDITION_MOST
 from trustgate.models.stand_in import characters_in
 from trustgate.types import PROMPT_PREFIX
 

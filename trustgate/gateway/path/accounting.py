@@ -28,15 +28,8 @@ from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.inflight import Releasable
 from trustgate.gateway.path.reply import Reply
 from trustgate.gateway.path.worst_case import price_for, requests_in
-from trustgate.models.pricing import (
-    BATCH_TIER,
-    CONDITION_MOST,
-    NOT_PRICED,
-    PriceTable,
-    billed_nano_usd,
-    bounded,
-    is_plain,
-)
+from trustgate.models.prices import CONDITION_MOST, NOT_PRICED
+from trustgate.models.pricing import BATCH_TIER, PriceTable, billed_nano_usd, bounded, is_plain
 from trustgate.models.summing import SummedCalls
 from trustgate.models.upstream.targets import Target
 from trustgate.payment.credit import payment_members

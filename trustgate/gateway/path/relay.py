@@ -23,7 +23,7 @@ from trustgate.gateway.path.reply import Reply
 from trustgate.models.metering.chunks import FrameKind
 from trustgate.models.metering.events import EventMeter, TranscriptTextMeter
 from trustgate.models.metering.sse import frame_data, frame_parts
-from trustgate.models.pricing import NOT_PRICED, is_by_tokens
+from trustgate.models.prices import NOT_PRICED, is_by_tokens
 from trustgate.models.upstream.answer import Answer, EventStream, Frame
 from trustgate.models.upstream.failures import failed_event, stream_error
 from trustgate.types import Prices, Usage

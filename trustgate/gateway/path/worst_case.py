@@ -15,7 +15,8 @@ from trustgate.gateway.api.members import BOUNDS, largest
 from trustgate.gateway.api.object_ids import BATCHES
 from trustgate.models.catalog import Resolved
 from trustgate.models.estimate import with_margin
-from trustgate.models.pricing import PriceTable, billed_nano_usd, is_by_tokens
+from trustgate.models.prices import is_by_tokens
+from trustgate.models.pricing import PriceTable, billed_nano_usd
 from trustgate.types import Prices, Usage
 
 #: The completion that is held for a request when neither it, its plan nor its passport bounds one, in tokens.

@@ -20,7 +20,7 @@ from trustgate.models.metering.counts import Counts, counts_of_answer, counts_of
 from trustgate.models.metering.generated import GeneratedText, choice_text, dumped
 from trustgate.models.metering.lenient import UNREADABLE, dict_of, list_of, read_json, text_of
 from trustgate.models.metering.sse import DONE
-from trustgate.models.pricing import CONDITION_MOST
+from trustgate.models.prices import CONDITION_MOST
 from trustgate.types import Usage
 
 

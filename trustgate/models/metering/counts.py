@@ -19,7 +19,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from trustgate.models.metering.lenient import MAX_COUNT, UNREADABLE, count, dict_of, list_of, number, read_json, text_of
-from trustgate.models.pricing import CONDITION_MOST, COUNTS
+from trustgate.models.prices import CONDITION_MOST
+from trustgate.models.pricing import COUNTS
 from trustgate.types import Usage
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
