@@ -235,6 +235,11 @@ class Server:
         """As they hold now."""
         return self.reload.settings
 
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether another process has taken over the database: nothing can be written there any more."""
+        return self.member is not None and self.member.is_ended
+
     def _apply_settings(self, settings: Settings) -> None:
         """Have every part go by other settings, from the next request on."""
         upstream = settings.upstream

@@ -8,7 +8,8 @@
     SIGTERM: not ready (for ``serve.stop_delay_s``) → stop accepting
              → let requests end (within ``serve.shutdown_grace_s``) → flush → close
 
-Owns the order. Two listeners run in one event loop: the public one over TCP, the admin socket beside the database.
+Owns the order. Two listeners run in one event loop (``listening``): the public one over TCP, the admin socket beside
+the database.
 """
 
 from __future__ import annotations
@@ -20,49 +21,38 @@ import logging
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from trustgate.admin.staged import clean_up
 from trustgate.errors import StoreLocked
-from trustgate.gateway.path.inflight import CUT_S, InFlight
 from trustgate.http.sockets import address_of, listen_admin, listen_public
-from trustgate.http.timeouts import ConnectionTimeouts
 from trustgate.http.tls import Certificate
-from trustgate.models.upstream.probe import probe_for_ever
 from trustgate.observe.request_log import log_to_stderr
 from trustgate.payment.service import PaymentService
 from trustgate.server.handles import missing_handles
 from trustgate.server.keeping import Kept, keep_receipts
+from trustgate.server.listening import Listening, listen_until
 from trustgate.server.memory import load_memory
 from trustgate.server.overseer import NO_OVERSEER, Overseer, beat_for_ever, overseer_of
 from trustgate.server.pages import forget_console
 from trustgate.server.parts import Server
-from trustgate.server.process import background, let_go_of_code, loop_factory, on_hangup, stop_on_signal
+from trustgate.server.process import background, loop_factory, on_hangup, stop_on_signal
 from trustgate.server.request_events import Observer
-from trustgate.server.stopping import Stopping
+from trustgate.server.stopping import CLOSE_S, RECEIPTS_S, Stopping
 from trustgate.settings import Settings
 from trustgate.settings.environment import service_manager
 from trustgate.store import Store, open_store
 from trustgate.tasks import end_tasks
 
 if TYPE_CHECKING:
-    from trustgate.server.several import Together
+    pass
 
 R = TypeVar("R")
 
 _SWITCH_S = 0.001
 #: How often a spare looks whether the database is free.
 _LOOK_EVERY_S = 1.0
-#: How long a stop waits for commands under way, for receipts on their way into the database, and for other things to be
-#: closed; seconds.
-_COMMANDS_S = 5.0
-_RECEIPTS_S = 10.0
-_CLOSE_S = 5.0
-#: What the file names of the largest libraries begin with; all are loaded before a server is built.
-_LARGE_LIBRARIES = ("_duckdb.", "libcrypto.", "libpython3.", "libstdc++.")
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -104,7 +94,7 @@ def run_loop(main: Coroutine[Any, Any, R]) -> R:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(main)
     finally:
-        # What was frozen (_settle) is let go of: extension modules complain of what they find alive at the end.
+        # What was frozen (``listening``) is let go of: extension modules complain of what they find alive at the end.
         gc.unfreeze()
 
 
@@ -215,16 +205,16 @@ async def _serve(
         stack.enter_context(on_hangup(stop, reload))
         async with background(kept.upkeep(lambda: server.settings.receipts.checkpoint_every_s)):
             is_replaced = (lambda: False) if inherited is None else inherited.is_replaced
-            listening = _Listening(public, admin, certificate, on_ready, is_replaced)
-            await _run_until(stop, stopping, settings, server, listening, together=kept.together)
+            listening = Listening(public, admin, certificate, on_ready, is_replaced)
+            await listen_until(stop, stopping, settings, server, listening, kept.together)
             stopping.name_step("the work of this process among others" if kept.together else "the log's upkeep")
-        if _is_replaced(server):
+        if server.is_taken_over:
             raise StoreLocked(
                 "Another gateway has taken over the database: this one could not reach it for too long.",
                 hint="Start it again: it serves when the other one has ended.",
             )
         if kept.together is None:
-            async with stopping.step("the last receipts", _RECEIPTS_S):
+            async with stopping.step("the last receipts", RECEIPTS_S):
                 await kept.log.flush()
                 await kept.archive.renewed()
     # Not within the task group of the jobs, which would raise it as an exception group.
@@ -251,9 +241,7 @@ async def _build(
         public_url=address,
         others=None if kept.together is None else kept.together.books,
     )
-    stack.push_async_callback(
-        stopping.close, "payments that are settled behind their answers", _CLOSE_S, payments.close
-    )
+    stack.push_async_callback(stopping.close, "payments that are settled behind their answers", CLOSE_S, payments.close)
     server = Server(
         settings,
         store,
@@ -268,7 +256,7 @@ async def _build(
         object_ids=None if kept.together is None else kept.together.books.object_ids,
         notes=await missing_handles(settings.handles_file, store),
     )
-    stack.push_async_callback(stopping.close, "connections to LLM servers", _CLOSE_S, server.close_upstreams)
+    stack.push_async_callback(stopping.close, "connections to LLM servers", CLOSE_S, server.close_upstreams)
     stack.callback(server.handles.close)
     if kept.together is not None:
         await kept.together.begin(server)
@@ -279,7 +267,7 @@ async def _build(
         server.gateway_status.may_serve = kept.member.may_serve
     if server.telemetry is not None:
         server.telemetry.start(server.metrics.collect)
-        stack.push_async_callback(stopping.close, "the telemetry's last batch", _CLOSE_S, server.telemetry.close)
+        stack.push_async_callback(stopping.close, "the telemetry's last batch", CLOSE_S, server.telemetry.close)
     return server
 
 
@@ -333,177 +321,7 @@ async def _open(settings: Settings) -> Store:
     )
 
 
-class _Listening(NamedTuple):
-    """What a server listens on, what is called once it does, and whether another takes its place when it stops."""
-
-    public: socket.socket
-    admin: socket.socket
-    certificate: Certificate | None
-    on_ready: Callable[[], None]
-    is_replaced: Callable[[], bool]
-
-
-async def _run_until(
-    stop: asyncio.Event,
-    stopping: Stopping,
-    settings: Settings,
-    server: Server,
-    listening: _Listening,
-    *,
-    together: Together | None = None,
-) -> None:
-    """Serve both listeners until ``stop``, then drain."""
-    from trustgate.gateway.app import WEBSOCKET_PATHS
-    from trustgate.http.listener import listen
-    from trustgate.server.apps import admin_app, public_app, shedding
-
-    log = server.accounting.log
-    certificate = listening.certificate
-    async with background(*_tasks(settings, server, certificate, is_alone=together is None)):
-        grace_s = settings.serve.shutdown_grace_s
-        leave = asyncio.Event()
-        serve = partial(
-            listen,
-            stop=leave,
-            grace_s=grace_s,
-            # Requests that are accounted for have a shorter grace of their own, and a receipt of how they ended.
-            timeouts=ConnectionTimeouts(
-                head_s=settings.serve.head_timeout_s, write_s=2 * settings.serve.stall_timeout_s + 1
-            ),
-        )
-        listeners = asyncio.gather(
-            serve(
-                public_app(server, settings),
-                listening.public,
-                tls=None if certificate is None else certificate.context,
-                shed=shedding(server, settings),
-                websockets=WEBSOCKET_PATHS,
-                processes=settings.serve.workers if settings.worker else 1,
-            ),
-            serve(admin_app(server), listening.admin),
-        )
-        _settle()
-        listening.on_ready()
-        draining = asyncio.ensure_future(
-            _drain_on(stop, stopping, leave, settings, server.running, listeners, listening.is_replaced)
-        )
-        try:
-            # A listener that fails ends the server; else its connections end with their requests, or after those.
-            await asyncio.wait((listeners, draining), return_when=asyncio.FIRST_COMPLETED)
-            if listeners.done():
-                listeners.result()
-            await draining
-            async with stopping.step("connections", _CLOSE_S):
-                await listeners
-            # No new command can come now; the store is still open for those under way. One that is broken off, or waits
-            # for other processes, is as if this one were killed then.
-            async with stopping.step("commands under way", _COMMANDS_S):
-                await server.admin.settle()
-            # While the log's upkeep still runs: what a commit comes too late for is in the journal.
-            async with stopping.step("the last receipts", _RECEIPTS_S):
-                if together is not None:
-                    await together.leave_nothing()
-                elif not _is_replaced(server):
-                    await log.flush()
-            stopping.name_step("jobs that run beside requests")
-        finally:
-            draining.cancel()
-            server.request_log.flush()
-
-
-def _tasks(
-    settings: Settings, server: Server, certificate: Certificate | None, *, is_alone: bool
-) -> tuple[Coroutine[Any, Any, Any], ...]:
-    """Returns what runs beside the listeners for as long as they do.
-
-    ``is_alone``: no other process serves the database. Among several, one process at a time anchors, reconciles, sends
-    notices and keeps batches, as its roles.
-    """
-    from trustgate.payment.facilitators.facts import look_again
-    from trustgate.server.offer_facts import follow_for_ever
-
-    log = server.accounting.log
-    return (
-        log.run(),
-        log.sync_journal(settings.journal.sync_ms / 1000),
-        server.payments.facilitators.prepare(server.offers()),
-        follow_for_ever(
-            server.admin,
-            lambda: look_again(server.payments.facilitators, server.offers()),
-            server.payments.doubt,
-            settings.payment.facilitator_every_s,
-            server.notices,
-        ),
-        server.request_log.run(),
-        server.gateway_status.loop_lag.run(),
-        probe_for_ever(
-            server.targets,
-            lambda: server.upstream,
-            lambda: server.settings.upstream.health_interval_s,
-            server.probe_soon,
-        ),
-        server.running.cut_stalled(lambda: server.settings.serve.stall_timeout_s),
-        *(
-            ()
-            if server.member is None
-            else (server.running.cut_unchecked(server.member.lapsed_s, lambda: settings.store.finish_s),)
-        ),
-        *(
-            ()
-            if not is_alone
-            else (
-                server.anchoring.run(),
-                server.payments.reconciler.run(settings.payment.reconcile_every_s),
-                server.notifier.run(),
-                server.background.run(lambda: server.settings.upstream.background_interval_s),
-            )
-        ),
-        *(() if certificate is None else (certificate.look_for_ever(),)),
-        *(() if server.telemetry is None else (server.telemetry.run(),)),
-    )
-
-
-def _is_replaced(server: Server) -> bool:
-    """Returns whether another process has taken over the database: nothing can be written there any more."""
-    return server.member is not None and server.member.is_ended
-
-
 def _say(text: str) -> None:
     """Write to stdout. A closed or full stdout is ignored: the server does not depend on it."""
     with contextlib.suppress(OSError):
         os.write(1, text.encode())
-
-
-def _settle() -> None:
-    """What was loaded to start is here to stay: the collector need not walk it again and again."""
-    gc.collect()
-    gc.freeze()
-    let_go_of_code(*_LARGE_LIBRARIES)
-    # Requests make few cycles: to look for them after every 700 objects costs more than what is found.
-    gc.set_threshold(10_000, 20, 20)
-
-
-async def _drain_on(
-    stop: asyncio.Event,
-    stopping: Stopping,
-    leave: asyncio.Event,
-    settings: Settings,
-    running: InFlight,
-    listeners: asyncio.Future[Any],
-    is_replaced: Callable[[], bool],
-) -> None:
-    """Set ``leave`` after ``stop``, and end requests in time, those that connections still bring among them."""
-    await stop.wait()
-    running.begin_stop()
-    running.leaving = not is_replaced()
-    delay_s, grace_s = settings.serve.stop_delay_s, settings.serve.shutdown_grace_s
-    if delay_s and running.leaving:
-        _logger.info("stopping in %g s: /health answers 503 until then", delay_s)
-        stopping.name_step("proxies to send requests elsewhere (serve.stop_delay_s)", delay_s)
-        await asyncio.wait((listeners,), timeout=delay_s)
-    leave.set()
-    until_s = time.monotonic() + grace_s
-    _logger.info("stopping: what runs has %g s to end (requests: %d)", grace_s, len(running))
-    stopping.name_step("requests to end", grace_s + CUT_S)
-    await asyncio.wait((listeners,), timeout=grace_s)
-    await running.drain(max(0.0, until_s - time.monotonic()))

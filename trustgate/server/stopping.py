@@ -22,6 +22,9 @@ _logger = logging.getLogger("trustgate.server")
 
 #: How long a stop may take beyond the time that requests get to end, seconds.
 LAST_S = 30.0
+#: How long a stop waits for receipts on their way into the database, and for anything else to be closed; seconds.
+RECEIPTS_S = 10.0
+CLOSE_S = 5.0
 #: How long threads have to end once everything is closed, seconds.
 _THREADS_S = 3.0
 #: What has been waited for this long is logged, seconds.
