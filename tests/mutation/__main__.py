@@ -46,6 +46,7 @@ _METERING = (
 _PRICING = (
     "tests/models/test_reports.py",
     "tests/models/test_pricing.py",
+    "tests/models/test_summing.py",
     "tests/models/test_pricelist.py",
     "tests/models/test_litellm_prices.py",
     "tests/models/test_published.py",
@@ -162,7 +163,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "payment/shop_events.py": ("tests/gateway/test_credit_webhooks.py",),
     "statements/account.py": ("tests/statements/test_statements.py",),
     "statements/making.py": ("tests/statements/test_statements.py", "tests/statements/test_endpoint.py"),
-    "statements/verify.py": ("tests/statements/test_statements.py",),
+    "statements/verify.py": ("tests/statements/test_statements.py", "tests/statements/test_forged.py"),
     "store/archives.py": ("tests/e2e/test_archive.py",),
     "store/archiving.py": ("tests/e2e/test_archive.py",),
     "notify/notifier.py": ("tests/notify/test_notifier.py", "tests/notify/test_delivery.py"),

@@ -11,11 +11,13 @@ import pytest
 
 from tests.examples.test_verify_statement import by_node, by_python
 from tests.support.month import MONTHS, rows
-from tests.support.statement_files import Made, forged, make, resealed
+from tests.support.statement_files import Made, forged, make, resealed, written
+from trustgate.statements.document import table_hash
 from trustgate.statements.verify import Opening, StatementVerdict, verify_statement
 
 AUGUST, SEPTEMBER, OCTOBER = map(str, MONTHS)
 Members = dict[str, Any]
+_COSTS = ("cost_nano_usd", "billed_nano_usd", "charged_nano_usd")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,11 @@ def inside(receipts: list[Members], month: str, **members: Any) -> Members:
 
 def test_other_receipts_with_right_sums_hold(made: Made) -> None:
     """What the tests below stand on: a forger makes no mistake besides the one that is looked for."""
-    assert verdict_on(forged(made.statements[0, SEPTEMBER], lambda receipts: None)).ok
+    statement = forged(made.statements[0, SEPTEMBER], lambda receipts: None)
+    verdict = verdict_on(statement)
+    assert verdict.ok, verdict.failed
+    requests = json.loads(statement)["account"]["total"]["requests"]
+    assert f"The cost of {requests} requests follows" in detail(verdict, "prices")
 
 
 def test_a_request_that_was_not_answered_is_not_charged(made: Made) -> None:
@@ -178,3 +184,64 @@ def test_sums_of_nothing_cannot_be_left_out(made: Made) -> None:
     assert failed is not None and failed.name == "form" and "account is missing" in failed.detail
     ((*_, last),) = by_node([statement])
     assert last == ["sums", "failed"]
+
+
+def test_the_first_receipt_of_the_month_may_be_left_out_no_more_than_another(made: Made) -> None:
+    """The second of the tenant's receipts is one of the month as the first is."""
+    failed = verdict_on(forged(made.statements[0, AUGUST], lambda receipts: receipts.pop(0))).failed
+    assert failed is not None and failed.name == "period" and "left out" in failed.detail
+
+
+_BEFORE, _AFTER = MONTHS[1].from_us - 1, MONTHS[1].until_us
+
+
+@pytest.mark.parametrize(
+    ("times", "first", "holds"),
+    [
+        ((_BEFORE,), 7, True),  # none was written after it
+        ((_AFTER,), 1, True),  # there was none before it
+        ((_BEFORE, _AFTER), 7, True),
+        ((_AFTER,), 7, False),
+        ((_BEFORE, _BEFORE), 7, False),
+        ((_AFTER, _AFTER), 1, False),
+        ((_BEFORE, _BEFORE, _AFTER), 7, False),
+        ((_BEFORE, _AFTER, _AFTER), 7, False),
+    ],
+)
+def test_a_month_without_receipts_is_shown_by_those_around_it(
+    made: Made, times: tuple[int, ...], first: int, holds: bool
+) -> None:
+    def leave(receipts: list[Members]) -> None:
+        del receipts[len(times) :]
+        for number, (each, at_us) in enumerate(zip(receipts, times, strict=True), start=first):
+            each.update(tseq=number, created_us=at_us)
+        if first == 1:
+            receipts[0]["tprev"] = "0" * 64
+
+    verdict = verdict_on(forged(made.statements[0, SEPTEMBER], leave, opening_nano_usd=0 if first == 1 else None))
+
+    assert verdict.ok is holds, verdict.failed
+    assert holds or "no receipt of the month" in detail(verdict, "period")
+    assert not holds or ("a later month follows" in detail(verdict, "period")) is (times[-1] == _AFTER)
+
+
+@pytest.mark.parametrize(
+    ("cost", "told"), [(10, ""), (30, " 1 batches are priced as 3 calls in all"), (15, "by its price table")]
+)
+def test_a_batch_of_a_time_before_its_calls_were_counted_costs_some_number_of_them(
+    made: Made, cost: int, told: str
+) -> None:
+    table = {"call_nano_usd": 10}  # a request by itself
+    document = json.loads(made.statements[0, SEPTEMBER])
+    document["prices"][table_hash(table)] = table
+
+    def batch(receipts: list[Members]) -> None:
+        inside(receipts, SEPTEMBER, finish="complete").update(
+            endpoint="batches", price_hash=table_hash(table), **dict.fromkeys(_COSTS, cost)
+        )
+
+    verdict = verdict_on(forged(written(document), batch))
+
+    assert verdict.ok is (cost != 15), verdict.failed
+    assert told in detail(verdict, "prices")
+    assert cost == 30 or "batches are priced" not in detail(verdict, "prices")

@@ -271,6 +271,7 @@ def _changed_log(document: Document, changed: Changed, month: Document, log: Doc
     yield changed(
         "a hash of the proof", lambda d: d["proof"].__setitem__(0, other_byte(d["proof"][0])), "inclusion", ""
     )
+    yield changed("a hash cut short", lambda d: d["proof"].__setitem__(0, d["proof"][0][4:]), "inclusion", "Number 1 ")
     yield changed("a hash too few", lambda d: d["proof"].pop(), "inclusion", "few")
     yield changed("a hash too many", lambda d: d["proof"].append(d["proof"][0]), "inclusion", "more")
     yield changed("the checkpoint of another log", lambda d: d.update(checkpoint=log["checkpoint"]), "checkpoint", "")
@@ -293,7 +294,9 @@ def _changed_log(document: Document, changed: Changed, month: Document, log: Doc
         "prices",
         table,
     )
-    yield changed("a price for nothing", lambda d: d["prices"].update({"a" * 64: {"free": True}}), "prices", "")
+    free: Document = {"free": True}
+    for name, hash_, place in (("a price for nothing", table_hash(free), "No receipt"), ("another price", "a" * 64, "")):
+        yield changed(name, lambda d, hash_=hash_: d["prices"].update({hash_: free}), "prices", place)
     if document["anchor"] is not None:
         anchor = document["anchor"]
         yield changed(
