@@ -295,8 +295,8 @@ def _changed_log(document: Document, changed: Changed, month: Document, log: Doc
         table,
     )
     free: Document = {"free": True}
-    for name, hash_, place in (("a price for nothing", table_hash(free), "No receipt"), ("another price", "a" * 64, "")):
-        yield changed(name, lambda d, hash_=hash_: d["prices"].update({hash_: free}), "prices", place)
+    yield changed("another price", lambda d: d["prices"].update({"a" * 64: free}), "prices", "aaaa")
+    yield changed("a price for nothing", lambda d: d["prices"].update({table_hash(free): free}), "prices", "No receipt")
     if document["anchor"] is not None:
         anchor = document["anchor"]
         yield changed(
