@@ -44,6 +44,13 @@ _CRLF = b"\r\n"
 class Connection(asyncio.Protocol):
     """One connection, as long as it speaks HTTP/1.1."""
 
+    __slots__ = (
+        *("_ahead", "_asked", "_client", "_discards", "_door", "_drained", "_exchange", "_follows", "_has_input_ended"),
+        *("_has_left", "_has_skipped_line", "_head_timer", "_idle_since", "_idle_timer", "_is_new", "_is_reading"),
+        *("_known", "_last", "_looked_at", "_refused", "_scheme", "_server", "_unwritten", "_wait", "_waiting"),
+        *("lost", "transport"),
+    )
+
     transport: asyncio.Transport
 
     def __init__(self, door: Door) -> None:

@@ -162,6 +162,13 @@ _CONTENT = FrameKind.CONTENT
 
 
 class _EventRelay:
+    """A stream of events on its way to the client."""
+
+    __slots__ = (
+        *("_account", "_answer", "_checks_id", "_delivery", "_drop_usage", "_is_over", "_model", "_objects", "_reply"),
+        *("failed", "meter"),
+    )
+
     def __init__(
         self, answer: Answer, events: EventStream, delivery: Delivery, objects: ObjectAccounting | None
     ) -> None:
