@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -16,13 +16,22 @@ from trustgate.models.prices import (
     FREE,
     NOT_PRICED,
     RATES,
+    gaps,
     is_priced,
     merged,
     price_hash,
     with_condition,
     without_call,
 )
-from trustgate.models.pricing import MAX_COST_NANO_USD, MAX_COUNT, PriceTable, billed_nano_usd, bounded, is_plain
+from trustgate.models.pricing import (
+    BATCH_TIER,
+    MAX_COST_NANO_USD,
+    MAX_COUNT,
+    PriceTable,
+    billed_nano_usd,
+    bounded,
+    is_plain,
+)
 from trustgate.types import ConditionalRates, Prices, Usage
 
 AT_US = 1_780_000_000_000_000
@@ -120,6 +129,8 @@ def test_audio_images_reasoning_and_other_units() -> None:
     )
     used = {"audio_prompt_tokens": 30, "reasoning_tokens": 10, "audio_completion_tokens": 20}
     assert cost(prices, prompt_tokens=100, completion_tokens=50, **used) == 7 + 70 + 30 * 40 + 10 * 5 + 20 * 80 + 20 * 2
+    heard = cost(prices, prompt_tokens=100, completion_tokens=50, audio_ms=1_500, **used)
+    assert heard == cost(prices, prompt_tokens=100, completion_tokens=50, **used), "by its tokens, which are told"
     assert cost(prices, searches=2) == 20_000_007
     assert cost(prices, images=2, audio_ms=1_500, characters=100) == 7 + 22 + 9_000 + 1_500
     assert cost(prices, images=2, image_size="1024x1024") == 7 + 22
@@ -138,7 +149,7 @@ def test_a_cost_is_rounded_once_and_up() -> None:
     assert cost(prices, prompt_tokens=1, completion_tokens=1, characters=999) == 2
 
 
-_rates = st.fixed_dictionaries({}, optional=dict.fromkeys(RATES, st.integers(0, 10**15)))
+_rates = st.fixed_dictionaries({}, optional=dict.fromkeys(RATES, st.integers(0, 10**7) | st.integers(0, 10**15)))
 _conditions = st.fixed_dictionaries(
     {},
     optional={
@@ -173,6 +184,11 @@ def test_no_usage_and_no_price_make_a_cost_that_cannot_be_kept(prices: Prices, u
     )
     assert found == usage or found.contradictory
     assert 0 <= PriceTable(prices).cost_nano_usd(found, AT_US) <= MAX_COST_NANO_USD == 2**53 - 1
+
+
+def test_a_count_out_of_bounds_becomes_the_nearest_in_them_and_no_other_changes() -> None:
+    found = bounded(Usage(prompt_tokens=MAX_COUNT + 1, completion_tokens=-1, images=7))
+    assert found == Usage(prompt_tokens=MAX_COUNT, images=7, contradictory=True)
 
 
 def test_a_length_is_held_beside_the_tokens_where_the_prompt_has_no_price_of_its_own() -> None:
@@ -222,6 +238,10 @@ _plain_usages = st.builds(
 
 
 @given(_prices, _plain_usages)
+@example(
+    Prices(input_pico_usd=7_000, cached_input_pico_usd=3_000, output_pico_usd=20_000, reasoning_pico_usd=50_000),
+    Usage(prompt_tokens=10, cached_tokens=4, completion_tokens=20, reasoning_tokens=6),
+)
 def test_tokens_alone_cost_what_they_cost_among_others(prices: Prices, usage: Usage) -> None:
     table = PriceTable(prices)
     assert is_plain(usage)
@@ -247,6 +267,12 @@ def test_what_is_held_for_tokens_alone_is_what_is_held_for_them_among_others(
     worst = table.worst_of_tokens(prompt, completion)
     assert worst in (None, table.worst_nano_usd(Usage(prompt_tokens=prompt, completion_tokens=completion), AT_US))
     assert worst is not None or prices.conditional
+
+
+def test_a_condition_that_names_a_tier_or_an_image_leaves_tokens_alone_as_they_are() -> None:
+    named = ("service_tier", "image_size", "image_quality")
+    rows = tuple(msgspec.convert({name: "x", "input_pico_usd": 9_000}, ConditionalRates) for name in named)
+    assert PriceTable(Prices(input_pico_usd=1_000, conditional=rows)).worst_of_tokens(2, 3) == 2
 
 
 def test_hashes_of_older_tables_are_what_they_were() -> None:
@@ -303,7 +329,9 @@ def test_what_a_tier_costs_is_held_and_no_less_than_without_it(tier: str, usd_pe
     """An upstream may serve a request in another tier than it asked for. A token may be the dearest of its kinds."""
     ask = Usage(prompt_tokens=100, completion_tokens=10, service_tier=tier)
     of_prompt, of_completion = usd_per_million
-    assert PriceTable(LARGE).worst_nano_usd(ask, AT_US) == (100 * of_prompt + 10 * of_completion) * 1_000
+    by_tier = replace(LARGE, conditional=tuple(r for r in LARGE.conditional if r.above_prompt_tokens is None))
+    for prices in (LARGE, by_tier):
+        assert PriceTable(prices).worst_nano_usd(ask, AT_US) == (100 * of_prompt + 10 * of_completion) * 1_000
 
 
 def test_what_is_heard_is_held_by_its_length_or_its_tokens_whichever_is_more() -> None:
@@ -333,6 +361,46 @@ def test_what_a_call_costs_is_left_out_where_only_its_answer_is_looked_at() -> N
     table = PriceTable(prices, "a list")
     assert table.without_call is table.without_call
     assert (table.without_call.prices, table.without_call.source) == (left, "a list")
+
+
+_CACHED = "prompt tokens that are neither read from the cache nor written to it"
+_COMPLETIONS = "completions (embeddings have none)"
+
+
+@pytest.mark.parametrize(
+    ("rated", "left"),
+    [
+        ((), []),
+        (("input", "output"), []),
+        (("image",), []),
+        (("input",), [_COMPLETIONS]),
+        (("output",), ["prompts"]),
+        *(((name, "output"), [_CACHED]) for name in ("cached_input", "cache_write", "cache_write_1h")),
+        *((("input", name), []) for name in ("audio_output", "image_output")),
+        (("input", "reasoning"), ["completion tokens apart from reasoning"]),
+        (("input", "cached_input", "reasoning"), ["completion tokens apart from reasoning"]),
+        (("cached_input", "reasoning"), [_CACHED, "completion tokens apart from reasoning"]),
+    ],
+)
+def test_what_a_table_leaves_free_is_told(rated: tuple[str, ...], left: list[str]) -> None:
+    """A rate of 0 is one."""
+    rates = {f"{name}_{'nano' if name == 'image' else 'pico'}_usd": 0 for name in rated}
+    assert gaps(msgspec.convert(rates, Prices)) == left
+
+
+def test_a_batch_of_before_is_as_many_calls_as_it_costs() -> None:
+    prices, usage = Prices(input_pico_usd=1_000, call_nano_usd=100), Usage(prompt_tokens=7, service_tier=BATCH_TIER)
+    table = PriceTable(prices)
+    for calls, cost_nano_usd in ((1, 107), (2, 207), (3, 307)):
+        assert table.batch_nano_usd(usage, AT_US, calls) == cost_nano_usd
+        assert table.calls_of(cost_nano_usd, usage, AT_US) == calls
+    assert table.calls_of(7, usage, AT_US) is table.calls_of(208, usage, AT_US) is None
+    by_tokens = PriceTable(replace(prices, call_nano_usd=None))
+    assert (by_tokens.calls_of(7, usage, AT_US), by_tokens.calls_of(8, usage, AT_US)) == (1, None)
+    in_batches = ConditionalRates(service_tier=BATCH_TIER, call_nano_usd=50)
+    assert PriceTable(replace(prices, conditional=(in_batches,))).calls_of(107, usage, AT_US) == 2
+    dearest = PriceTable(Prices(call_nano_usd=MAX_COST_NANO_USD))
+    assert dearest.batch_nano_usd(usage, AT_US, 2) == MAX_COST_NANO_USD
 
 
 def test_a_newer_table_changes_what_it_speaks_of() -> None:
