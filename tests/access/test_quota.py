@@ -99,6 +99,7 @@ def test_a_clock_set_back_by_minutes_is_followed_and_the_days_use_counts() -> No
     clock[0] = NOON
     with pytest.raises(RateLimited):
         reserve(quota, limited, now=NOON)
+    assert quota.was_set_back
     # Of the day's two one is left; the minute is one of before.
     reserve(quota, limited, now=NOON + MINUTE)
     with pytest.raises(RateLimited):
@@ -218,7 +219,7 @@ def test_money_is_held_and_refused_as_insufficient_quota() -> None:
     with pytest.raises(RateLimited) as caught:
         reserve(quota, limited, cost=400_000_001)
     assert caught.value.to_openai()["error"]["type"] == "insufficient_quota"
-    assert "left 0.400000000" in caught.value.message
+    assert "on USD per month" in caught.value.message and "left 0.400000000" in caught.value.message
 
 
 def test_a_request_larger_than_the_limit_is_told_it_never_passes() -> None:
@@ -233,6 +234,7 @@ def test_a_request_that_ends_in_the_next_window_is_not_settled_there() -> None:
     hold = reserve(quota, limited, tokens=100)
     fresh = reserve(quota, limited, tokens=60, now=NOON + MINUTE)
     quota.post(hold, tokens=10, cost_nano_usd=0)
+    assert quota.state("ten_1").lasting == [[0, 0, 0]] * 3
     with pytest.raises(RateLimited):
         reserve(quota, limited, tokens=50, now=NOON + MINUTE)
     quota.post(fresh, tokens=60, cost_nano_usd=0)
@@ -266,11 +268,24 @@ def test_months_are_calendar_months(moment: int, month_start: int, month_end: in
 def test_what_is_restored_counts(window: int) -> None:
     quota = Quota()
     quota.begin(NOON)
-    quota.restore(window, "ten_1", requests=9, tokens=0, cost_nano_usd=0)
-    limited = plan(**{f"requests_per_{('minute', 'day', 'month')[window]}": 10})
+    name = ("minute", "day", "month")[window]
+    quota.restore(window, "ten_1", requests=8, tokens=20, cost_nano_usd=3)
+    quota.restore(window, "ten_1", requests=1, tokens=5, cost_nano_usd=4)
+    assert quota.used("ten_1", NOON)[name] == {"requests": 9, "tokens": 25, "cost_nano_usd": 7}
+    limited = plan(**{f"requests_per_{name}": 10})
     reserve(quota, limited)
     with pytest.raises(RateLimited):
         reserve(quota, limited)
+
+
+def test_a_window_that_a_clock_ahead_had_begun_begins_with_what_was_used_in_it() -> None:
+    quota = Quota()
+    quota.begin(NOON)
+    for use in ((1, 10, 2), (2, 5, 1)):
+        quota.await_window(0, NOON + MINUTE, "ten_1", use)
+    minutes = [quota.used("ten_1", NOON + number * MINUTE)["minute"].values() for number in range(3)]
+    assert [tuple(minute) for minute in minutes] == [(0, 0, 0), (3, 15, 3), (0, 0, 0)]
+    assert set(quota.used("ten_1", NOON + MINUTE)["day"].values()) == {0}
 
 
 def test_a_hold_knows_what_is_left_of_the_tightest_limits_and_until_when() -> None:
@@ -282,6 +297,8 @@ def test_a_hold_knows_what_is_left_of_the_tightest_limits_and_until_when() -> No
     assert (requests.limit, requests.remaining, requests.reset_s) == (5, 4, 12 * 3_600 - 15)
     assert (tokens.limit, tokens.remaining, tokens.reset_s) == (1_000, 700, 45)
     assert reserve(quota, plan()).rates == (None, None)
+    of_key, _ = reserve(Quota(), plan(), key(requests_per_minute=8)).rates
+    assert of_key is not None and of_key.remaining == 7
 
 
 @pytest.mark.parametrize(
