@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pty
@@ -11,8 +13,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from trustgate.cli import render, values
 from trustgate.types import ApiKey, Limits
@@ -87,6 +92,42 @@ def test_without_a_terminal_nothing_is_fitted_to_a_width(
     assert len(out.splitlines()) == 3
     assert "x" * 300 in out
     assert "z" * 300 in out
+
+
+_CELLS = st.one_of(
+    st.text(max_size=12).map(str.strip),
+    st.sampled_from(["", "日本語", "e\u0301", "👩‍💻", "a\nb", "[bold]"]),
+    st.builds(render.Styled, st.text(max_size=6).map(str.strip), st.sampled_from(["", "green", "bold red"])),
+)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(_CELLS, _CELLS, _CELLS), min_size=1, max_size=5))
+def test_a_table_looks_as_richs_own(rows: list[tuple[render.Cell, ...]]) -> None:
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    heads = [render.Column("Name"), render.right("Größe"), render.Column("C")]
+    for head in heads:
+        made.add_column(head.title, justify=head.align, no_wrap=True)
+    for row in rows:
+        words = [cell.text if isinstance(cell, render.Styled) else cell for cell in row]
+        made.add_row(*[Text(render.printable(text).replace("\n", "�")) for text in words])
+    expected, shown = io.StringIO(), io.StringIO()
+    Console(file=expected, width=1000, color_system=None).print(made)
+    with contextlib.redirect_stdout(shown):
+        render.table(heads, rows, empty="")
+    assert shown.getvalue() == "".join(f"{line.rstrip()}\n" for line in expected.getvalue().split("\n")[:-1])
+
+
+def test_a_styled_cell_has_its_colour_and_its_column_its_width(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    render.table(["State", "N"], [[render.status("ok"), "1"], ["x", "2"]], empty="")
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head == "\x1b[1mState\x1b[0m  \x1b[1mN\x1b[0m"
+    assert first == "\x1b[32mok\x1b[0m     1"
+    assert second == "x      2"
 
 
 def test_an_empty_table_says_so_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
