@@ -7,6 +7,7 @@ the bytes that may wait in all. The other streams of its connection go on.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -68,7 +69,7 @@ class WaitingStreams:
             return True
         stream = WaitingStream(request, head, self)
         self._streams[stream.stream_id] = stream
-        at_once = self._loop.time() - self._refused.get(_fields(head), -1.0) < AT_ONCE_S
+        at_once = self._loop.time() - self._refused.get(_fields(head), -math.inf) < AT_ONCE_S
         size = _HEAD_BYTES + sum(len(name) + len(value) for name, value in head.headers)
         tenant_id = self._shed.waits_for(head, reason)
         stream.wait = self._refusals.wait(stream, tenant_id, size, at_once=at_once)
