@@ -163,19 +163,30 @@ def test_each_step_of_a_batchs_price_is_charged_once(world: Town, server: GatedS
 def test_a_response_in_the_background_is_charged_once_wherever_its_end_is_seen(
     world: Town, server: GatedServer
 ) -> None:
-    key = world.gateway.add_tenant(name())
-    response_id = name()
+    tenant, response_id = name(), name()
+    key = world.gateway.add_tenant(tenant, plan="ten-thousand")
+    world.gateway.cli("payment", "set", tenant, "--mode", "prepaid")
+    world.gateway.cli("tenant", "credit", tenant, "--add", "1")
     response = {"id": response_id, "object": "response", "status": "queued", "output": []}
     # The batch keeper's looks wait.
     server.gated = response_id, Reply.json(response), Gate()
     server.response = Reply.json(response)
     made = world.request(0, "POST", "/responses", key, json={"model": MODEL, "input": "Hi", "background": True})
     assert made.status_code == 200, made.text
-    [(begun, _, _)] = charged(world, key)
+    assert charged(world, key) == []
+    held = world.balance(tenant)["held_nano_usd"]
+    assert held > 0
+    for gateway in range(3):
+        usage = world.request(gateway, "GET", "/usage", key).json()["current"]["tenant"]["day"]
+        assert usage["cost_nano_usd"] == held
+    # It is charged by the price at which it was accepted.
+    world.gateway.cli("passport", "set", MODEL, "--input-price", "7")
     end = {**response, "status": "completed", "usage": USAGE}
     see_the_end_at_once(world, server, f"/responses/{response_id}", key, end, looks=1)
-    assert sum(each[0] for each in charged(world, key)) == 700
-    assert charged(world, key)[1:] == [(700 - begun, 300, (700 - begun) * 1_000 + 300 * 10_000)]
+    assert charged(world, key) == [(700, 300, COST_NANO_USD)]
+    balance = world.balance(tenant)
+    assert (balance["balance_nano_usd"], balance["held_nano_usd"]) == (NANO_USD_PER_USD - COST_NANO_USD, 0)
+    world.gateway.cli("passport", "set", MODEL, "--input-price", "1")
     world.books()
 
 

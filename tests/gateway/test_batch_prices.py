@@ -12,6 +12,7 @@ from tests.environments import ROOT
 from tests.examples.test_verify_node import node
 from tests.gateway.conftest import SignUp, Tenant
 from tests.gateway.test_batch_limits import (
+    ASKED,
     BatchServer,
     batch_messages,
     held,
@@ -21,10 +22,10 @@ from tests.gateway.test_batch_limits import (
     server_upstream,
     start,
 )
-from tests.gateway.test_batches import lines
+from tests.gateway.test_batches import lines, upload
 from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
-from tests.support.upstream import Reply, Upstream
+from tests.support.upstream import Recorded, Reply, Upstream
 
 __all__ = ["place", "server", "server_upstream"]
 
@@ -183,31 +184,211 @@ def test_results_that_are_gone_are_charged_by_what_the_upstream_reports_of_all(
     assert charged["cost_nano_usd"] == 303 * 10_000 + 20 * 30_000 + 3 * 10_000_000
 
 
-def test_a_response_in_the_background_is_priced_by_its_whole_prompt(
-    place: Gateway, server: BatchServer, server_upstream: Upstream, sign_up: SignUp
-) -> None:
-    """A part of it is charged when it begins: the rest is at the step of all of it."""
-    tenant, model = sign_up(place), stepped(place, "stepped")
-    response = {"id": f"resp_{tenant.name}", "object": "response", "status": "queued", "output": []}
+class Responder:
+    """Responses of one upstream, in the background: each goes on until it is ``finish``ed."""
 
-    def answer(request: Any) -> Reply:
-        if not request.path.startswith("/v1/responses"):
-            return server(request)
-        told = {"input_tokens": 120, "output_tokens": 10, "total_tokens": 130}
-        done = {**response, "status": "completed", "usage": told}
-        return Reply.json(response if request.method == "POST" else done)
+    def __init__(self, server: BatchServer) -> None:
+        self._server = server
+        self.ended: dict[str, dict[str, Any]] = {}
+        #: Their ids, in order.
+        self.begun: list[str] = []
 
-    server_upstream.default = answer
-    made = tenant.http.post("/v1/responses", json={"model": model, "input": "word " * 40, "background": True})
+    def __call__(self, request: Recorded) -> Reply:
+        folder, _, object_id = request.path.removeprefix("/v1/").partition("/")
+        if folder != "responses":
+            return self._server(request)
+        if request.method == "POST":
+            object_id = f"resp_{id(self)}_{len(self.begun)}"
+            self.begun.append(object_id)
+        response = {"id": object_id, "object": "response", "status": "queued", "output": []}
+        return Reply.json(self.ended.get(object_id, response))
+
+    def finish(self, object_id: str, status: str = "completed", **members: Any) -> None:
+        self.ended[object_id] = {"id": object_id, "object": "response", "status": status, "output": [], **members}
+
+
+@pytest.fixture
+def responder(server: BatchServer, server_upstream: Upstream) -> Responder:
+    server_upstream.default = responder = Responder(server)
+    return responder
+
+
+def begin(tenant: Tenant, responder: Responder, model: str, text: str = "Hi") -> str:
+    """Returns the id of a response in the background."""
+    made = tenant.http.post("/v1/responses", json={"model": model, "input": text, "background": True})
     assert made.status_code == 200, made.text
+    return responder.begun[-1]
+
+
+def test_a_response_in_the_background_is_priced_by_its_whole_prompt(
+    place: Gateway, responder: Responder, sign_up: SignUp
+) -> None:
+    """Nothing of it is charged when it begins: an estimate might be of another step."""
+    tenant, model = sign_up(place), stepped(place, "stepped")
+    place.cli("payment", "set", tenant.name, "--mode", "prepaid")
+    place.cli("tenant", "credit", tenant.name, "--add", "10")
+    response_id = begin(tenant, responder, model, "word " * 40)
+    worst = held(tenant)
+    assert worst > 40
+    assert place.cli_json("tenant", "credit", tenant.name)["held_nano_usd"] > 0
+    place.kill()
+    place.start()
+    assert held(tenant) == worst
+    responder.finish(response_id, usage={"input_tokens": 120, "output_tokens": 10, "total_tokens": 130})
     wait_until(lambda: len(charges(tenant)) == 1, "the response is charged")
-    begun, rest = tenant.receipts()
-    assert 0 < begun["prompt_tokens"] < 100
-    assert (rest["prompt_tokens"], rest["completion_tokens"]) == (120 - begun["prompt_tokens"], 10)
-    assert (rest["calls"], rest["price_above_prompt_tokens"]) == (0, 100)
-    assert rest["cost_nano_usd"] == rest["prompt_tokens"] * 10_000 + 10 * 30_000
+    [begun, charged] = [each for each in tenant.receipts() if each["endpoint"] == "responses"]
+    assert (begun["v"], begun["prompt_tokens"], begun["cost_nano_usd"], begun["charged_nano_usd"]) == (4, 0, 0, 0)
+    assert (charged["v"], charged["calls"], charged["price_above_prompt_tokens"]) == (8, 1, 100)
+    assert (charged["prompt_tokens"], charged["completion_tokens"]) == (120, 10)
+    assert charged["charged_nano_usd"] == 120 * 10_000 + 10 * 30_000 + 10_000_000
+    assert (held(tenant), place.cli_json("tenant", "credit", tenant.name)["held_nano_usd"]) == (130, 0)
     for said in proofs(place, tenant):
         assert "The cost of 2 requests follows" in said, said
+    correction = place.cli_json("tenant", "correct", tenant.name, "--since", "today")
+    assert (correction["rows"], correction["unpriced"]) == ([], 0)
+    books = place.cli("doctor", "--books", check=False)
+    assert books.returncode == 0, books.stdout
+
+
+@pytest.mark.parametrize(
+    ("end", "tokens", "calls"),
+    [
+        ({"status": "failed"}, (0, 0), 0),
+        ({"status": "cancelled"}, (0, 0), 0),
+        ({"status": "failed", "usage": {"input_tokens": 9, "output_tokens": 0, "total_tokens": 9}}, (9, 0), 1),
+        (None, (0, 0), 0),
+    ],
+    ids=["failed", "cancelled", "failed with usage", "gone"],
+)
+def test_a_response_in_the_background_that_made_nothing_costs_what_its_upstream_reports(
+    place: Gateway,
+    responder: Responder,
+    server_upstream: Upstream,
+    sign_up: SignUp,
+    end: dict[str, Any] | None,
+    tokens: tuple[int, int],
+    calls: int,
+) -> None:
+    tenant, model = sign_up(place), stepped(place, "stepped")
+    response_id = begin(tenant, responder, model)
+    if end is None:
+        server_upstream.default = lambda request: (
+            Reply.error(404) if request.path.endswith(response_id) else responder(request)
+        )
+    else:
+        responder.finish(response_id, **end)
+    wait_until(lambda: len(charges(tenant)) == 1, "the response is charged")
+    [charged] = charges(tenant)
+    assert (charged["prompt_tokens"], charged["completion_tokens"], charged["calls"]) == (*tokens, calls)
+    assert held(tenant) == sum(tokens)
+
+
+def test_searches_of_a_response_count_wherever_its_end_is_seen(
+    place: Gateway, responder: Responder, sign_up: SignUp
+) -> None:
+    place.cli("passport", "add", "searching", "--input-price", "1", "--search-price", "0.01")
+    told = {"input_tokens": 9, "output_tokens": 2, "total_tokens": 11}
+    output = [{"type": "web_search_call", "id": f"ws_{n}", "status": "completed"} for n in range(2)]
+    tenant = sign_up(place)
+    responder.finish(begin(tenant, responder, "searching"), output=output, usage=told)
+    wait_until(lambda: len(charges(tenant)) == 1, "the response is charged")
+    [charged] = charges(tenant)
+    assert (charged["searches"], charged["cost_nano_usd"]) == (2, 9 * 1_000 + 2 * 10_000_000)
+
+
+# changes of the price meanwhile
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_asked_for"), [("files", False), ("files", True), ("messages", False), ("response", False)]
+)
+def test_work_is_charged_by_the_price_at_which_it_was_accepted(
+    place: Gateway, server: BatchServer, responder: Responder, sign_up: SignUp, kind: str, is_asked_for: bool
+) -> None:
+    """Whatever is changed meanwhile, over a restart, and whatever sees its end: so it costs no more than was held."""
+    model = f"rising-{kind}-{is_asked_for}".lower()
+    place.cli("passport", "add", model, "--input-price", "1", "--output-price", "10", "--call-price", "0.001")
+    place.cli("plan", "add", f"of-{model}", "--price-factor", "1.5")
+    tenant = sign_up(place, "--plan", f"of-{model}")
+    place.cli("payment", "set", tenant.name, "--mode", "prepaid")
+    place.cli("tenant", "credit", tenant.name, "--add", "10")
+    if kind == "files":
+        object_id, path = start(tenant, lines(model, model, max_tokens=50)).json()["id"], "batches"
+    elif kind == "messages":
+        made = batch_messages(tenant, *(message(each, model=model) for each in "ab"))
+        object_id, path = made.json()["id"], "messages/batches"
+    else:
+        object_id, path = begin(tenant, responder, model), "responses"
+    most = place.cli_json("tenant", "credit", tenant.name)["held_nano_usd"]
+    place.cli("passport", "set", model, "--input-price", "100", "--output-price", "1000", "--call-price", "1")
+    place.cli("passport", "set", model, "--above-prompt-tokens", "5", "--input-price", "500")
+    place.cli("plan", "set", f"of-{model}", "--price-factor", "40")
+    place.cli("payment", "set", tenant.name, "--mode", "prepaid", "--price", "0.5")
+    place.kill()
+    told = {"input_tokens": 9, "output_tokens": 2, "total_tokens": 11}
+    if kind == "response":
+        responder.finish(object_id, usage=told)
+    else:
+        server.files[object_id] = results(told, told, kind=kind)
+        reported = {"input_tokens": 18, "output_tokens": 4, "total_tokens": 22}
+        counts = {"total": 2, "completed": 2, "failed": 0}
+        server.finish(object_id, output_file_id=object_id, usage=reported, request_counts=counts)
+    server.held_look = object_id if is_asked_for else ""
+    place.start()
+    if is_asked_for:
+        # The gateway's look has begun; a client's overtakes it.
+        server.look.wait_reached()
+        assert tenant.http.get(f"/v1/{path}/{object_id}").status_code == 200
+        server.look.open()
+    wait_until(lambda: len(charges(tenant)) == 1, "the work is charged")
+    [charged] = charges(tenant)
+    calls = 1 if kind == "response" else 2
+    cost_nano_usd = calls * (9 * 1_000 + 2 * 10_000 + 1_000_000)
+    assert (charged["calls"], charged["price_above_prompt_tokens"]) == (calls, 0)
+    assert charged["price_factor_ppm"] == 1_500_000
+    assert (charged["cost_nano_usd"], charged["charged_nano_usd"]) == (cost_nano_usd, cost_nano_usd * 3 // 2)
+    assert charged["charged_nano_usd"] <= most
+    assert place.cli_json("tenant", "credit", tenant.name)["held_nano_usd"] == 0
+    for said in proofs(place, tenant):
+        assert "1 have none in the file" not in said and "The cost of" in said, said
+    books = place.cli("doctor", "--books", check=False)
+    assert books.returncode == 0, books.stdout
+
+
+def test_what_was_paid_by_the_request_is_not_paid_again_at_its_end(
+    place: Gateway, server: BatchServer, sign_up: SignUp
+) -> None:
+    tenant, model = sign_up(place), stepped(place, "stepped")
+    place.cli("payment", "set", tenant.name, "--mode", "prepaid", "--price", "0.5")
+    place.cli("tenant", "credit", tenant.name, "--add", "10")
+    batch_id = start(tenant, lines(model, model, max_tokens=50)).json()["id"]
+    balance = place.cli_json("tenant", "credit", tenant.name)
+    assert (balance["balance_nano_usd"], balance["held_nano_usd"]) == (9 * 10**9, 0)
+    place.cli("payment", "set", tenant.name, "--mode", "prepaid", "--price", "passports")
+    server.files[batch_id] = results(usage(9, 2), usage(9, 2))
+    server.finish(batch_id, output_file_id=batch_id)
+    wait_until(lambda: len(charges(tenant)) == 1, "the batch is charged")
+    [charged] = charges(tenant)
+    assert (charged["calls"], charged["charged_nano_usd"]) == (2, 0)
+    assert charged["billed_nano_usd"] == 18 * 1_000 + 4 * 10_000 + 2 * 10_000_000
+
+
+@pytest.mark.parametrize("change", ["price", "factor"])
+def test_a_batch_does_not_begin_at_another_price_than_it_is_held_by(
+    place: Gateway, server: BatchServer, server_upstream: Upstream, sign_up: SignUp, change: str
+) -> None:
+    tenant, model = sign_up(place), f"changed-{change}"
+    place.cli("passport", "add", model, "--input-price", "1", "--output-price", "10")
+    file_id = upload(tenant, lines(model, max_tokens=50)).json()["id"]
+    if change == "price":
+        place.cli("passport", "set", model, "--input-price", "2")
+    else:
+        place.cli("tenant", "set", tenant.name, "--price-factor", "2")
+    refused = tenant.http.post("/v1/batches", json={"input_file_id": file_id, **ASKED})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input_file_id")
+    assert "was changed after the batch's lines were looked at: upload it again" in refused.json()["error"]["message"]
+    assert [each.path for each in server_upstream.requests if each.method == "POST"] == ["/v1/files"]
+    assert start(tenant, lines(model, max_tokens=50)).status_code == 200
 
 
 def test_a_batch_has_images_of_one_size_where_sizes_have_prices(

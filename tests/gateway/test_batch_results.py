@@ -30,8 +30,8 @@ def answer_of(chunk: bytes) -> Any:
 def results(endpoint: str = "chat.completions") -> BatchResults:
     work = Work(lines=10, prompt_tokens=100, completion_tokens=9_999_999, largest_prompt=900_000, endpoints=(endpoint,))
     passport = SimpleNamespace(context_length=None, max_output_tokens=None)
-    target: Any = SimpleNamespace(price=PriceTable(Prices()), passport=passport)
-    return BatchResults(ObjectId("batch", "b", "ten_1", "pas_1", "m", "m", work=work), target, 0)
+    target: Any = SimpleNamespace(passport=passport)
+    return BatchResults(ObjectId("batch", "b", "ten_1", "pas_1", "m", "m", work=work), target, PriceTable(Prices()), 0)
 
 
 def line(**body: Any) -> bytes:

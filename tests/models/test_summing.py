@@ -24,8 +24,8 @@ from trustgate.types import ConditionalRates, Prices, Receipt, Usage
 BATCH = Usage(service_tier=BATCH_TIER)
 
 
-def summed(prices: Prices, *usages: Usage, **options: Any) -> tuple[SummedCalls, ...]:
-    sums = CallSums(PriceTable(prices), AT_US, BATCH, **options)
+def summed(prices: Prices, *usages: Usage) -> tuple[SummedCalls, ...]:
+    sums = CallSums(PriceTable(prices), AT_US, BATCH)
     for usage in usages:
         sums.add(usage)
     return sums.sums()
@@ -66,7 +66,7 @@ def test_lines_cost_what_an_independent_calculation_gives(
         expected[step] += prompt * for_input + completion * for_output + for_call * 1_000
     table = PriceTable(prices)
     found = summed(prices, *(Usage(prompt_tokens=prompt, completion_tokens=out) for prompt, out in lines))
-    costs = {each.step: table.summed_nano_usd(each.usage, AT_US, each.calls, each.step) for each in found}
+    costs = {each.step: each.cost_nano_usd(AT_US) for each in found}
     assert costs == {step: ceil(Fraction(pico, 1_000)) for step, pico in expected.items()}
     assert sum(each.calls for each in found) == len(lines)
     assert [step_fault(table, receipt_of(each), each.usage) for each in found] == [""] * len(found)
@@ -117,7 +117,7 @@ def test_a_sum_costs_what_its_calls_do_but_for_what_rounding_each_would_add(
         by_step.setdefault(table.step(usage, AT_US), []).append(table.cost_nano_usd(usage, AT_US))
     assert [each.step for each in found] == sorted(by_step)
     for each in found:
-        cost_nano_usd = table.summed_nano_usd(each.usage, AT_US, each.calls, each.step)
+        cost_nano_usd = each.cost_nano_usd(AT_US)
         alone = by_step[each.step]
         assert each.calls == len(alone)
         assert 0 <= sum(alone) - cost_nano_usd < each.calls
@@ -133,7 +133,7 @@ def test_a_sum_costs_what_its_calls_do_but_for_what_rounding_each_would_add(
         for usage in usages
     ]
     held = [table.worst_line_nano_usd(usage, held_us, audio=True) for usage in most]
-    assert sum(table.summed_nano_usd(each.usage, AT_US, each.calls, each.step) for each in found) <= sum(held)
+    assert sum(each.cost_nano_usd(AT_US) for each in found) <= sum(held)
 
 
 # what is known of all calls together, and what cannot be
@@ -163,14 +163,8 @@ def test_a_sum_alone_is_priced_as_calls_of_one_length(prompt: int, calls: int) -
 
 
 def test_what_used_nothing_is_one_sum_of_no_calls() -> None:
-    assert summed(STEPPED) == (SummedCalls(usage=BATCH, calls=0),)
-    assert PriceTable(STEPPED).summed_nano_usd(BATCH, AT_US, 0, 0) == 0
-
-
-def test_calls_that_were_charged_before_cost_what_they_used() -> None:
-    [found] = summed(STEPPED, Usage(prompt_tokens=7), Usage(prompt_tokens=8), is_by_call=False)
-    price = found.price(PriceTable(STEPPED))
-    assert price.summed_nano_usd(found.usage, AT_US, found.calls, found.step) == 15 * 1_000
+    [found] = summed(STEPPED)
+    assert (found.usage, found.calls, found.step, found.cost_nano_usd(AT_US)) == (BATCH, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -189,8 +183,9 @@ def test_calls_that_were_charged_before_cost_what_they_used() -> None:
 )
 def test_a_step_that_cannot_hold_is_noticed(calls: int, step: int, prompt: int, fault: str) -> None:
     usage = msgspec.structs.replace(BATCH, prompt_tokens=prompt)
-    receipt = receipt_of(SummedCalls(usage=usage, calls=calls, step=step))
-    assert step_fault(PriceTable(STEPPED), receipt, usage) == fault
+    table = PriceTable(STEPPED)
+    receipt = receipt_of(SummedCalls(usage=usage, calls=calls, price=table, step=step))
+    assert step_fault(table, receipt, usage) == fault
 
 
 # what is held

@@ -19,28 +19,27 @@ class SummedCalls(msgspec.Struct, frozen=True, kw_only=True):
     """What answered calls of one step of the price used."""
 
     usage: Usage
-    #: 0: what a call used that has its receipt already.
+    #: 0: what a call used that has its receipt already, or nothing.
     calls: int
+    #: What they are charged by.
+    price: PriceTable
     #: As ``PriceTable.step`` has it, of each of the calls.
     step: int = 0
-    #: Whether the calls are charged what a call costs; False: that was charged before.
-    is_by_call: bool = True
 
-    def price(self, price: PriceTable) -> PriceTable:
-        """Returns the part of a model's price that the sum is charged by."""
-        return price if self.is_by_call else price.without_call
+    def cost_nano_usd(self, at_us: int) -> int:
+        """Returns what the calls cost at a time (microseconds UTC), nano-USD, rounded once, up."""
+        return self.price.summed_nano_usd(self.usage, at_us, self.calls, self.step)
 
 
 class CallSums:
     """Sums up calls, one after the other."""
 
-    def __init__(self, price: PriceTable, at_us: int, conditions: Usage, *, is_by_call: bool = True) -> None:
+    def __init__(self, price: PriceTable, at_us: int, conditions: Usage) -> None:
         """``conditions``: has the tier of all calls, and the size and quality of their images."""
         self.calls = 0
         self._price = price
         self._at_us = at_us
         self._conditions = conditions
-        self._is_by_call = is_by_call
         self._steps = price.steps(conditions, at_us)
         self._sums: dict[int, SummedCalls] = {}
 
@@ -58,7 +57,7 @@ class CallSums:
     def sums(self) -> tuple[SummedCalls, ...]:
         """Returns what was added, the lowest step first; one sum of nothing where nothing was."""
         if not self._sums:
-            return (SummedCalls(usage=self._conditions, calls=0, is_by_call=self._is_by_call),)
+            return (SummedCalls(usage=self._conditions, calls=0, price=self._price),)
         return tuple(self._sums[step] for step in sorted(self._sums))
 
     def _under_conditions(self, usage: Usage) -> Usage:
@@ -76,7 +75,7 @@ class CallSums:
         before = self._sums.get(step)
         if before is not None:
             usage, calls = _plus(before.usage, usage), before.calls + calls
-        self._sums[step] = SummedCalls(usage=usage, calls=calls, step=step, is_by_call=self._is_by_call)
+        self._sums[step] = SummedCalls(usage=usage, calls=calls, price=self._price, step=step)
 
 
 def _plus(one: Usage, other: Usage) -> Usage:

@@ -307,7 +307,7 @@ def _examine_prices(
             cost = table.cost_nano_usd(usage, receipt.created_us)
         else:
             cost = table.summed_nano_usd(usage, receipt.created_us, *summed)
-            summed_calls += summed[0]
+            summed_calls += summed[0] if receipt.endpoint == BATCHES_ENDPOINT else 0
             if fault := step_fault(table, receipt, usage):
                 raise VerificationFailed(f"Receipt {receipt.id} cannot be the sum of its calls: {fault}.")
         is_batch = receipt.endpoint == BATCHES_ENDPOINT and summed is None

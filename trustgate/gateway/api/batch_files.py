@@ -45,6 +45,8 @@ class JudgedLine(msgspec.Struct, frozen=True):
     profile: str = ""
     image_size: str = ""
     image_quality: str = ""
+    prices: tuple[str, ...] = ()
+    factor_ppm: int = 0
 
 
 #: Judges a request by its method, URL and body. Raises what the request would be refused for.
@@ -170,4 +172,11 @@ def with_line(work: Work, line: JudgedLine) -> Work:
         profile=line.profile,
         image_size=line.image_size,
         image_quality=line.image_quality,
+        # Where a price is changed while the lines are read, none holds for all of them.
+        prices=line.prices if not work.lines or _is_priced_alike(work, line) else (),
+        factor_ppm=line.factor_ppm,
     )
+
+
+def _is_priced_alike(work: Work, line: JudgedLine) -> bool:
+    return work.prices == line.prices and work.factor_ppm == line.factor_ppm

@@ -1,9 +1,9 @@
 """One request's dealings with ids that an upstream gives out: what is learned from its answer, and what is due for it.
 
-Owns the account of work that goes on upstream after its request has ended. The making of a response in the background
-is charged by the estimate, that of a batch not at all: its worst case stays held. The rest is charged by the request
-that first sees the end: a request, or the gateway itself (``path.background``). An answer that merely shows what was
-made before is charged nothing.
+Owns the account of work that goes on upstream after its request has ended: batches, and responses in the background.
+To begin it is charged nothing: its worst case stays held, with the price at which it was accepted. At that price it is
+charged by what first sees its end: a request, or the gateway itself (``path.background``). An answer that merely shows
+what was made before is charged nothing.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from urllib.parse import quote
 
 import msgspec
 
+from trustgate.access.directory import Caller
 from trustgate.errors import UpstreamFailed
 from trustgate.gateway.api.batch_files import BatchFile
 from trustgate.gateway.api.endpoints import Call, Endpoint
-from trustgate.gateway.api.object_ids import BATCHES, Kind, ObjectId, ObjectIds, StepReceipt, is_id
+from trustgate.gateway.api.object_ids import BATCHES, AcceptedPrice, Kind, ObjectId, ObjectIds, StepReceipt, Work, is_id
 from trustgate.models.metering.counts import bounded
 from trustgate.models.metering.events import read_object
 from trustgate.models.pricing import BATCH_TIER, PriceTable
+from trustgate.models.pricing import bounded as within_bounds
 from trustgate.models.summing import SummedCalls
 from trustgate.models.upstream.targets import Target
 from trustgate.types import Usage
@@ -105,8 +107,7 @@ class ObjectAccounting:
         handles: ObjectIds,
         lasting: Lasting,
         endpoint: Endpoint,
-        tenant_id: str,
-        key_id: str,
+        caller: Caller,
         call: Call,
         handle: ObjectId | None,
         batch: BatchFile | None = None,
@@ -118,8 +119,9 @@ class ObjectAccounting:
         self._handles = handles
         self._endpoint = endpoint
         self._lasting = lasting
-        self._tenant_id = tenant_id
-        self._key_id = key_id
+        self._caller = caller
+        self._tenant_id = caller.tenant.id
+        self._key_id = caller.key.id
         self._call = call
         self._handle = handle
         self._batch = batch
@@ -130,9 +132,12 @@ class ObjectAccounting:
         self.at_us = 0
         #: The request's own.
         self.receipt_id = ""
-        #: The work whose end this request has seen, and which it charges.
+        #: Of a response that is asked for in the background: what it may use at most.
+        self.worst: Work | None = None
+        #: Whether what this request has begun goes on, and is charged at its end.
+        self.is_begun = False
+        #: The work whose end this request has seen, and what it charges for it.
         self.ended: ObjectId | None = None
-        #: What it charges for it, where that is not priced as a call by itself.
         self.summed: SummedCalls | None = None
 
     def whole(self, body: bytes, usage: Usage, target: Target) -> tuple[bytes, Usage]:
@@ -180,7 +185,9 @@ class ObjectAccounting:
             work = self._call.work
             if work is not None:
                 work = msgspec.structs.replace(work, owes_calls=True)
-            self._handle = msgspec.structs.replace(self._handle, owed=0, work=work)
+            self._handle = msgspec.structs.replace(
+                self._handle, owed=0, work=work, accepted=accepted_for(self._caller, target.price)
+            )
             self._lasting.begin(self._handle)
         elif self._batch is not None:
             self._handle = msgspec.structs.replace(self._handle, work=self._batch.work)
@@ -223,9 +230,7 @@ class ObjectAccounting:
         if self._endpoint.makes in BATCHES:
             return _NOTHING
         if self._endpoint.makes is not None:
-            if goes_on(status):
-                self._keep_owed(handle, usage)
-            return usage
+            return self._go_on(handle, usage, target.price) if goes_on(status) else usage
         # As it is now: another request may have seen the end while this one waited.
         handle = self._handles.current(handle)
         if handle is None or handle.owed < 0 or goes_on(status) or not status:
@@ -234,23 +239,39 @@ class ObjectAccounting:
             # Which of its receipts were written before a crash is known where the gateway looks by itself.
             self._lasting.look_soon()
             return _NOTHING
+        price = accepted_price(handle, target.price)
         if handle.kind in BATCHES:
-            self.summed = reported_sum(handle, usage, self._answered, target.price)
-            if self.summed is None:
+            summed = reported_sum(handle, usage, self._answered, price)
+            if summed is None:
                 self._lasting.look_soon()
                 return _NOTHING
         else:
-            self.summed = rest_of(handle, usage, target.price, self.at_us)
-        self.ended = handle
-        step = 0 if self.summed is None else self.summed.step
-        self._lasting.end(handle, (StepReceipt(step, self.receipt_id),))
-        return rest(handle, usage) if self.summed is None else self.summed.usage
+            summed = response_sum(handle, usage, price, self.at_us)
+        self.ended, self.summed = handle, summed
+        self._lasting.end(handle, (StepReceipt(summed.step, self.receipt_id),))
+        return summed.usage
 
-    def _keep_owed(self, handle: ObjectId, charged: Usage) -> None:
-        self._handle = msgspec.structs.replace(
-            handle, owed=charged.total_tokens, owed_completion=charged.completion_tokens
+    def _go_on(self, handle: ObjectId, usage: Usage, price: PriceTable) -> Usage:
+        """Keep what is to be charged at the end of a response; returns what is charged now.
+
+        In the background that is nothing. One that its upstream goes on with all the same, since its stream broke off,
+        is charged what was seen of it, and the rest at the end.
+        """
+        accepted, worst = accepted_for(self._caller, price), self.worst
+        if worst is None:
+            tokens, completion_tokens = usage.total_tokens, usage.completion_tokens
+            self._handle = msgspec.structs.replace(
+                handle, owed=tokens, owed_completion=completion_tokens, accepted=accepted
+            )
+            self._handles.keep(self._handle)
+            return usage
+        work = msgspec.structs.replace(
+            worst, largest_prompt=usage.prompt_tokens, made_tokens=usage.completion_tokens, owes_calls=True
         )
+        self._handle, self.is_begun = msgspec.structs.replace(handle, owed=0, work=work, accepted=accepted), True
         self._handles.keep(self._handle)
+        self._lasting.begin(self._handle)
+        return _NOTHING
 
     def _own_results(self, body: bytes) -> None:
         """The files in which an upstream put a batch's results belong to whom the batch belongs."""
@@ -258,7 +279,8 @@ class ObjectAccounting:
         if made is None:
             return
         for file_id in result_files(body):
-            self._handles.keep(msgspec.structs.replace(made, kind="file", id=file_id, model="", owed=-1, work=None))
+            file = msgspec.structs.replace(made, kind="file", id=file_id, model="", owed=-1, work=None, accepted=None)
+            self._handles.keep(file)
 
 
 def result_files(body: bytes) -> list[str]:
@@ -278,6 +300,21 @@ def with_own_address(body: bytes) -> bytes:
         return body
     own = f"/v1/messages/batches/{quote(object_id, safe='')}/results"
     return msgspec.json.encode({**members, "results_url": own})
+
+
+def accepted_for(caller: Caller, price: PriceTable) -> AcceptedPrice:
+    """Returns what a caller's work is charged by that is accepted now. ``price``: of the model."""
+    terms = caller.terms
+    return AcceptedPrice(price.prices, caller.price_factor_ppm, terms is not None and terms.price_nano_usd is None)
+
+
+def accepted_price(handle: ObjectId, now: PriceTable) -> PriceTable:
+    """Returns the price that work is charged by: that at which it was accepted, without what was charged then.
+
+    ``now``: the price of its model, which counts for work of a version that did not keep it.
+    """
+    price = now if handle.accepted is None else PriceTable(handle.accepted.prices)
+    return price if handle.work is not None and handle.work.owes_calls else price.without_call
 
 
 def is_reported(usage: Usage) -> bool:
@@ -308,37 +345,47 @@ def reported_sum(handle: ObjectId, usage: Usage, answered: int, price: PriceTabl
         handle: of the batch.
         usage: as it was metered.
         answered: how many lines have an answer; 0: that is not reported.
-        price: of the model.
+        price: as ``accepted_price`` returns it.
     """
-    work = handle.work
-    owes_calls = work is not None and work.owes_calls
-    is_by_call = owes_calls and price.without_call is not price
+    work, is_by_call = handle.work, price.without_call is not price
     if handle.kind == "message_batch" or not is_reported(usage) or not price.is_by_plain_sums:
         return None
     if is_by_call and not answered and usage.total_tokens:
         return None
     lines = work.lines if work is not None else max(answered, 1)
     calls = min(answered or lines, lines) if usage.total_tokens or answered else 0
-    return SummedCalls(
-        usage=msgspec.structs.replace(usage, service_tier=BATCH_TIER), calls=calls, is_by_call=owes_calls
-    )
+    return SummedCalls(usage=msgspec.structs.replace(usage, service_tier=BATCH_TIER), calls=calls, price=price)
 
 
-def rest_of(handle: ObjectId, usage: Usage, price: PriceTable, at_us: int) -> SummedCalls | None:
-    """Returns what is still to be charged of a response that was made in the background, where its price depends on
-    the length of its prompt; None where it does not.
+def response_sum(handle: ObjectId, usage: Usage, price: PriceTable, at_us: int) -> SummedCalls:
+    """Returns what is to be charged at the end of a response.
 
-    ``usage``: all that it used.
+    Args:
+        handle: of the response.
+        usage: all that it used, as it was metered; its prompt is not estimated.
+        price: as ``accepted_price`` returns it.
+        at_us: when the end was seen, microseconds UTC.
     """
-    if not price.is_by_prompt:
-        return None
-    step = price.step(usage, at_us)
-    return SummedCalls(usage=rest(handle, usage), calls=0, step=step, is_by_call=False)
+    step, work, calls = price.step(usage, at_us), handle.work, 0
+    if work is None:
+        usage = less(usage, handle.owed, handle.owed_completion)
+    elif usage.total_tokens or not usage.estimated:
+        calls = 1
+        if usage.estimated and not usage.prompt_tokens:
+            usage = msgspec.structs.replace(usage, prompt_tokens=work.largest_prompt)
+            step = price.step(usage, at_us)
+    return SummedCalls(usage=within_bounds(usage), calls=calls, price=price, step=step)
 
 
-def rest(handle: ObjectId, usage: Usage) -> Usage:
-    """Returns what is still to be charged of all that a response made in the background used."""
-    return less(usage, handle.owed, handle.owed_completion)
+def lost_sum(handle: ObjectId, price: PriceTable, at_us: int) -> SummedCalls:
+    """Returns what is to be charged for work that its upstream does not know any more: of a response what was made
+    while its request lasted.
+    """
+    work = handle.work
+    if work is None or not work.made_tokens:
+        return SummedCalls(usage=_NOTHING, calls=0, price=price)
+    made = Usage(prompt_tokens=work.largest_prompt, completion_tokens=work.made_tokens, estimated=True)
+    return response_sum(handle, made, price, at_us)
 
 
 def less(usage: Usage, tokens: int, completion_tokens: int = 0) -> Usage:

@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from trustgate.errors import NotFound
+from trustgate.types import Prices
 
 _logger = logging.getLogger("trustgate.gateway")
 
@@ -83,9 +84,25 @@ class Work(msgspec.Struct, frozen=True, array_like=True):
     #: Of the images of every line, where the model's price depends on them; "" otherwise.
     image_size: str = ""
     image_quality: str = ""
-    #: Of a batch: what a call costs is charged for each of its lines that was answered, when it has ended. False: it
-    #: was charged when it began, as versions before did.
+    #: What a call costs is charged for each one that was answered, when the work has ended. False: it was charged when
+    #: the work began, as versions before did.
     owes_calls: bool = False
+    #: The hashes of the prices, and the factor that the caller was billed at (millionths), by which ``cost_nano_usd``
+    #: is the worst case. A batch is not begun at others. None: a version before has not kept them.
+    prices: tuple[str, ...] | None = None
+    factor_ppm: int = 0
+    #: Of a response: the completion tokens that were made while its request lasted.
+    made_tokens: int = 0
+
+
+class AcceptedPrice(msgspec.Struct, frozen=True, array_like=True):
+    """What work is charged by: as it was when its request was accepted, whatever is changed while it goes on."""
+
+    prices: Prices
+    #: What its tenant is billed of the cost, millionths.
+    factor_ppm: int
+    #: Whether the bill is taken from the tenant's balance. False: it owed nothing, or has paid its price a request.
+    is_owed: bool
 
 
 class StepReceipt(NamedTuple):
@@ -132,6 +149,8 @@ class ObjectId(msgspec.Struct, frozen=True, array_like=True):
     charging: Charging | None = None
     #: How many of ``owed`` are completion tokens, which cost more than those of the prompt.
     owed_completion: int = 0
+    #: Of work that is to be charged. None: of a version before, whose work is charged by the prices of its end.
+    accepted: AcceptedPrice | None = None
 
     @property
     def place(self) -> tuple[Kind, str, str]:
@@ -240,7 +259,7 @@ class ObjectIds:
         """Note that a receipt of work is written; after the last of them nothing of it is missing."""
         now = self.current(handle)
         if now is not None and now.charging is not None and now.charging.receipts[-1][1] == receipt_id:
-            self.keep(msgspec.structs.replace(now, charging=None))
+            self.keep(msgspec.structs.replace(now, charging=None, accepted=None))
 
     def forget(self, handle: ObjectId) -> None:
         if self._drop(handle):

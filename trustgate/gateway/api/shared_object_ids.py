@@ -91,7 +91,7 @@ class SharedObjectIds(ObjectIds):
         """Note that the work of this id is charged, by this process or another."""
         now = self.current(handle)
         if now is not None:
-            self.keep(msgspec.structs.replace(now, owed=-1))
+            self.keep(msgspec.structs.replace(now, owed=-1, accepted=None))
 
     async def catch_up(self) -> None:
         """Take in what other processes have kept and forgotten. Raises Unavailable."""

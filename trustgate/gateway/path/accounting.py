@@ -22,7 +22,7 @@ from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
 from trustgate.cluster.holds import SharedHold
 from trustgate.errors import RateLimited, TrustGateError
 from trustgate.gateway.api.endpoints import Call, Endpoint
-from trustgate.gateway.api.object_ids import ObjectId
+from trustgate.gateway.api.object_ids import AcceptedPrice, ObjectId
 from trustgate.gateway.api.uploads import Payload, digest
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.inflight import Releasable
@@ -49,9 +49,6 @@ _REFUSAL_EVERY_US = 1_000_000
 
 #: Names in a receipt are cut here, characters: an entry must fit into a record of the journal.
 _NAME_MOST = 256
-#: A receipt's version that sums up calls is so much above that of a request (``types.WORK_VERSIONS``).
-_WORK_VERSIONS_ABOVE = 4
-
 _NOTHING = Usage()
 _NO_ANSWER = hashlib.sha256().digest()
 _NO_PRICE = PriceTable(NOT_PRICED)
@@ -290,8 +287,10 @@ class Account(msgspec.Struct, eq=False):
     closed: bool = False
     #: Work that went on upstream, whose end it has seen, and which it charges.
     work: ObjectId | None = None
-    #: What it charges for the work, where that is not priced as a call by itself.
+    #: What it charges for the work, at the price of that.
     summed: SummedCalls | None = None
+    #: What it has begun goes on upstream, and is charged at its end.
+    is_begun: bool = False
     #: Which part of the work it charges: 0 the first, which gives back what is held; else a number of its own.
     part: int = 0
     #: What it came to, once it is closed.
@@ -372,7 +371,10 @@ class Account(msgspec.Struct, eq=False):
             usage = bounded(usage)
         counted, cost_nano_usd, price = False, 0, _NO_PRICE
         if target is not None:
-            price = price_for(endpoint, target.price) if summed is None else summed.price(target.price)
+            if summed is not None:
+                price = summed.price
+            else:
+                price = target.price.without_call if self.is_begun else price_for(endpoint, target.price)
             if finish in COUNTED:
                 counted = True
                 beyond_estimate = usage.prompt_tokens + usage.completion_tokens - call.prompt_tokens
@@ -382,16 +384,16 @@ class Account(msgspec.Struct, eq=False):
                 elif summed is None:
                     cost_nano_usd = price.cost_nano_usd(usage, arrival.at_us)
                 else:
-                    cost_nano_usd = price.summed_nano_usd(usage, arrival.at_us, summed.calls, summed.step)
-        factor_ppm = caller.price_factor_ppm
+                    cost_nano_usd = summed.cost_nano_usd(arrival.at_us)
+        accepted = None if summed is None or self.work is None else self.work.accepted
+        factor_ppm = caller.price_factor_ppm if accepted is None else accepted.factor_ppm
         billed = billed_nano_usd(cost_nano_usd, factor_ppm)
-        paid = None if caller.terms is None else self._paid(caller.terms, finish, billed)
-        receipt = self._receipt(finish, status, usage, price, cost_nano_usd, billed, factor_ppm)
+        paid = None if caller.terms is None else self._paid(caller.terms, finish, billed, accepted)
+        receipt = self._receipt(finish, status, usage, price, cost_nano_usd, billed, factor_ppm, summed)
         if paid is not None:
             receipt = replace(receipt, **paid)
         if summed is not None:
-            version: Any = receipt.v + _WORK_VERSIONS_ABOVE
-            receipt = replace(receipt, v=version, calls=summed.calls, price_above_prompt_tokens=summed.step)
+            receipt = replace(receipt, calls=summed.calls, price_above_prompt_tokens=summed.step)
         self.receipt = receipt
         pending = self._accounting.keeping.close(
             AccountEnd(request, receipt, arrival.secret, self._hold, counted, self.sale, self.work, self.part)
@@ -408,6 +410,7 @@ class Account(msgspec.Struct, eq=False):
         cost_nano_usd: int,
         billed_nano_usd: int,
         factor_ppm: int,
+        summed: SummedCalls | None,
     ) -> Receipt:
         """Returns the receipt of a tenant that owes nothing, its members by position (see ``Receipt``)."""
         request, target = self.request, self.target
@@ -418,7 +421,7 @@ class Account(msgspec.Struct, eq=False):
         tenant_id = caller.tenant.id
         tseq, tprev = self._accounting.log.link(tenant_id)
         return Receipt(
-            _version(caller, call),
+            _version(caller, call) if summed is None else _version_of_work(caller, call),
             arrival.receipt_id,
             arrival.at_us,
             tenant_id,
@@ -480,16 +483,19 @@ class Account(msgspec.Struct, eq=False):
         if self.pending is not None:
             await self.pending.ended()
 
-    def _paid(self, terms: PaymentTerms, finish: Finish, billed: int) -> dict[str, Any]:
+    def _paid(self, terms: PaymentTerms, finish: Finish, billed: int, accepted: AcceptedPrice | None) -> dict[str, Any]:
         """What the tenant is charged: what the request is billed at, or its terms' price for each that was answered.
 
-        An answer that the upstream broke off is not charged: what was paid for it stays on the balance.
+        An answer that the upstream broke off is not charged: what was paid for it stays on the balance. ``accepted``:
+        of work at its end, which holds whatever the terms are by then.
         """
         if self.sale is None:
             return {"charged_nano_usd": 0, "credited_nano_usd": 0, **payment_members(None)}
         delivered = finish in COUNTED and finish != "upstream_cut"
         if not delivered:
             billed = 0
+        elif accepted is not None:
+            billed = billed if accepted.is_owed else 0
         elif terms.price_nano_usd is not None:
             billed = terms.price_nano_usd * requests_in(self.request.call) if self.request.endpoint.is_sold else 0
         return self.sale.close(billed, delivered=delivered)
@@ -499,6 +505,12 @@ def _version(caller: Caller, call: Call) -> Literal[3, 4, 5, 6]:
     if call.end_user is None:
         return 3 if caller.terms is None else 4
     return 5 if caller.terms is None else 6
+
+
+def _version_of_work(caller: Caller, call: Call) -> Literal[7, 8, 9, 10]:
+    if call.end_user is None:
+        return 7 if caller.terms is None else 8
+    return 9 if caller.terms is None else 10
 
 
 def _with_what_was_asked(usage: Usage, endpoint: Endpoint, call: Call) -> Usage:

@@ -1,9 +1,9 @@
 """Work that goes on upstream after its request has ended: batches, and responses in the background.
 
-What a batch may use at most stays held, on quota and balance, until its end is seen. Its client may never ask for it
-again; so the gateway itself checks what is not settled, at an interval, with the credential of the target that has it,
-and charges what it cost when that is known. Such a charge has a receipt like any other. ``path.work_holds`` holds what
-they may use, and has the end charged once.
+What they may use at most stays held, on quota and balance, until their end is seen. Their client may never ask for
+them again; so the gateway itself checks what is not settled, at an interval, with the credential of the target that has
+it, and charges what it cost when that is known, at the price at which it was accepted. Such a charge has a receipt like
+any other. ``path.work_holds`` holds what they may use, and has the end charged once.
 
 Owns the interval, and which receipts charge an end: one for each step of the price that a batch's lines came to.
 """
@@ -22,12 +22,13 @@ from trustgate.access.directory import Caller, Directory
 from trustgate.errors import TrustGateError, UpstreamRefused
 from trustgate.gateway.api.endpoints import ENDPOINTS, Call
 from trustgate.gateway.api.object_accounting import (
+    accepted_price,
     answered_lines,
     goes_on,
     is_reported,
+    lost_sum,
     reported_sum,
-    rest,
-    rest_of,
+    response_sum,
     result_files,
 )
 from trustgate.gateway.api.object_ids import BATCHES, Charging, Kind, ObjectId, ObjectIds, StepReceipt
@@ -40,13 +41,14 @@ from trustgate.gateway.path.work_holds import WorkHolds, WorkOwner
 from trustgate.models.catalog import Catalog
 from trustgate.models.metering.chunks import StreamMeter
 from trustgate.models.metering.events import read_object
-from trustgate.models.metering.whole import read_answer, read_nothing_used
+from trustgate.models.metering.whole import read_nothing_used
+from trustgate.models.pricing import PriceTable
 from trustgate.models.summing import SummedCalls
 from trustgate.models.upstream.answer import Answer
 from trustgate.models.upstream.client import Outgoing, UpstreamClient
 from trustgate.models.upstream.targets import Target, Targets
 from trustgate.tasks import Deferred
-from trustgate.types import Entry, Usage
+from trustgate.types import Entry
 
 _logger = logging.getLogger("trustgate.gateway")
 
@@ -104,7 +106,7 @@ class BackgroundWork:
             await held
 
     def _hold_all(self) -> list[Deferred[None]]:
-        held = [self._hold(handle) for kind in BATCHES for handle in self._handles.unsettled(kind)]
+        held = [self._hold(handle) for handle in self._unsettled()]
         return [each for each in held if each is not None]
 
     def begin(self, handle: ObjectId) -> None:
@@ -182,7 +184,7 @@ class BackgroundWork:
 
     async def _look(self, handle: ObjectId) -> None:
         """Ask the upstream how far it is; charge what is at its end."""
-        sums: Sequence[SummedCalls | Usage]
+        sums: Sequence[SummedCalls]
         written: Sequence[StepReceipt] = ()
         try:
             async with asyncio.timeout(_LOOK_S) as limit:
@@ -202,11 +204,12 @@ class BackgroundWork:
                 if not status or goes_on(status):
                     return
                 arrival = Arrival.of({"headers": ()})
+                price = accepted_price(handle, target.price)
                 if handle.kind in BATCHES:
-                    sums = await self._sums(handle, target, body, arrival.at_us, limit)
+                    sums = await self._sums(handle, target, price, body, arrival.at_us, limit)
                 else:
-                    usage = read_answer(body).usage_or_estimate(handle.owed)
-                    sums = [rest_of(handle, usage, target.price, arrival.at_us) or rest(handle, usage)]
+                    usage = _LOOKS[handle.kind].meter(body).usage_or_estimate(0)
+                    sums = [response_sum(handle, usage, price, arrival.at_us)]
         except UpstreamRefused as error:
             if error.status != _NOT_FOUND:
                 _logger.info("the %s of tenant %s cannot be looked at: %s", handle.kind, handle.tenant, error.message)
@@ -216,13 +219,14 @@ class BackgroundWork:
                 return
             # A server that does not know it any more has no results of it either.
             _logger.warning("the %s %s of tenant %s is gone upstream", handle.kind, handle.id, handle.tenant)
-            arrival, sums, body = Arrival.of({"headers": ()}), [Usage()], b""
+            arrival, body = Arrival.of({"headers": ()}), b""
+            sums = [lost_sum(handle, accepted_price(handle, target.price), arrival.at_us)]
         except (TrustGateError, TimeoutError) as error:
             _logger.info("the %s of tenant %s cannot be looked at: %s", handle.kind, handle.tenant, error)
             return
         if handle.charging is not None and written:
             missing = {each.step for each in handle.charging.receipts} - {each.step for each in written}
-            sums = [charged for charged in sums if _step_of(charged) in missing]
+            sums = [charged for charged in sums if charged.step in missing]
         await self._charge(handle, target, body, arrival, sums, written)
 
     async def _written(self, charging: Charging) -> Sequence[StepReceipt]:
@@ -235,7 +239,7 @@ class BackgroundWork:
         target: Target,
         body: bytes,
         arrival: Arrival,
-        sums: Sequence[SummedCalls | Usage],
+        sums: Sequence[SummedCalls],
         written: Sequence[StepReceipt],
     ) -> None:
         """Settle it, unless a request has done so meanwhile: hold back, quota and balance charged, receipts written.
@@ -254,7 +258,7 @@ class BackgroundWork:
             return
         # The price of one time holds for all.
         arrivals = [arrival if n == 0 else arrival.another() for n in range(len(sums))]
-        own = [StepReceipt(_step_of(charged), each.receipt_id) for charged, each in zip(sums, arrivals, strict=True)]
+        own = [StepReceipt(charged.step, each.receipt_id) for charged, each in zip(sums, arrivals, strict=True)]
         self._missing.pop(now.place, None)
         self.end(now, (*written, *own) if own else ())
         call = Call(model=now.model, choices=0, end_user=now.end_user)
@@ -264,12 +268,9 @@ class BackgroundWork:
             request = Request(arrives, _LOOKS[now.kind], owner, call, b"", drawer.models)
             account = Account(self._accounting, request, None, self._payment_step.owing(request))
             account.target, account.work = target, now
+            account.summed, account.part = charged, charged.step if accounts or written else 0
             account.sent(body)
-            if isinstance(charged, SummedCalls):
-                account.summed, account.part = charged, charged.step if accounts or written else 0
-                account.close("complete", status=200, usage=charged.usage)
-            else:
-                account.close("complete", status=200, usage=charged)
+            account.close("complete", status=200)
             accounts.append(account)
         for account in accounts:
             await account.kept()
@@ -281,18 +282,18 @@ class BackgroundWork:
         return Drawer(owner.tenant.id, owner.key.account_id, owner.plan.name, models, handle.end_user)
 
     async def _sums(
-        self, handle: ObjectId, target: Target, body: bytes, at_us: int, limit: asyncio.Timeout
+        self, handle: ObjectId, target: Target, price: PriceTable, body: bytes, at_us: int, limit: asyncio.Timeout
     ) -> Sequence[SummedCalls]:
         """Returns what a batch is charged: by what its upstream reports of all lines where that is enough, else by its
         results; where there are neither, by the estimate of its lines.
 
-        ``limit``: of the look; put off while results come.
+        ``price``: the batch's; ``limit``: of the look, put off while results come.
         """
-        found, answered = read_answer(body).usage, answered_lines(body)
-        results, reported = BatchResults(handle, target, at_us), None
+        found, answered = _LOOKS[handle.kind].meter(body).usage, answered_lines(body)
+        results, reported = BatchResults(handle, target, price, at_us), None
         if found is not None and is_reported(found) and results.is_plausible(found):
             reported = found
-            summed = reported_sum(handle, reported, answered, target.price)
+            summed = reported_sum(handle, reported, answered, price)
             if summed is not None:
                 return (summed,)
         if handle.kind == "message_batch":
@@ -340,10 +341,6 @@ class BackgroundWork:
             stream_meter=StreamMeter,
         )
         return await self._upstream().fetch([target], asked, deadline=None)
-
-
-def _step_of(charged: SummedCalls | Usage) -> int:
-    return charged.step if isinstance(charged, SummedCalls) else 0
 
 
 _FOLDER: dict[Kind, str] = {"batch": "batches", "message_batch": "messages/batches", "response": "responses"}

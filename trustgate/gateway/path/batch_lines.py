@@ -7,13 +7,14 @@ to a request on its way (a bound on the completion) must be in the line already,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from trustgate.access.directory import Caller
 from trustgate.access.end_users import BODY, name_in_body, pseudonym
 from trustgate.access.plans import check_end_user, check_plan, completion_cap
+from trustgate.access.quota import Ask
 from trustgate.errors import InvalidRequest, TrustGateError
 from trustgate.gateway.api.batch_files import JudgedLine, is_like, with_line
 from trustgate.gateway.api.endpoints import ENDPOINTS, Call, Endpoint
@@ -97,7 +98,10 @@ class LineJudge:
         if is_bounded and endpoint.generates:
             self._check_bounded(endpoint, call, resolved)
         bound = completion_bound(call, resolved, self._cap)
-        ask = worst_line(endpoint, call, resolved, bound, self._caller.price_factor_ppm, now_us())
+        factor_ppm, at_us = self._caller.price_factor_ppm, now_us()
+        able = self._able(call.model, resolved)
+        asks = [worst_line(endpoint, call, each, bound, factor_ppm, at_us) for each in able]
+        ask = Ask(max([each.tokens for each in asks]), max([each.cost_nano_usd for each in asks]))
         sizes, qualities = (frozenset(), frozenset()) if resolved is None else resolved.price.sizes()
         completion_tokens = bound * call.choices if endpoint.generates else 0
         return JudgedLine(
@@ -111,7 +115,16 @@ class LineJudge:
             profile="" if profile is None else profile.id,
             image_size=call.image_size if sizes else "",
             image_quality=call.image_quality if qualities else "",
+            prices=tuple([each.price.hash for each in able if each is not None]),
+            factor_ppm=factor_ppm,
         )
+
+    def _able(self, model: str, resolved: Resolved | None) -> Sequence[Resolved | None]:
+        """Returns what may answer a line: the model, and of what stands in for it that which calls it by its name."""
+        if resolved is None or not resolved.passport.fallbacks:
+            return (resolved,)
+        others = self._catalog.fallbacks(resolved.passport, self._caller.profile)
+        return (resolved, *(each for each in others if each.upstream_model == model))
 
     def _check_bounded(self, endpoint: Endpoint, call: Call, resolved: Resolved | None) -> None:
         """Raise ``InvalidRequest`` for a line that could use more than is held for it."""

@@ -20,7 +20,7 @@ from trustgate.gateway.path.accounting import plausible_bounds
 from trustgate.gateway.path.large_answer import take_apart
 from trustgate.models.metering.lenient import UNREADABLE, dict_of, read_json
 from trustgate.models.metering.whole import read_answer
-from trustgate.models.pricing import BATCH_TIER
+from trustgate.models.pricing import BATCH_TIER, PriceTable
 from trustgate.models.summing import CallSums, SummedCalls
 from trustgate.models.upstream.answer import Answer
 from trustgate.models.upstream.targets import Target
@@ -59,12 +59,13 @@ class _Result(msgspec.Struct):
 class BatchResults:
     """Reads results line by line. ``read`` never raises."""
 
-    def __init__(self, handle: ObjectId, target: Target, at_us: int) -> None:
+    def __init__(self, handle: ObjectId, target: Target, price: PriceTable, at_us: int) -> None:
         """
         Args:
             handle: of the batch.
             target: has it.
-            at_us: the time whose price holds, microseconds UTC.
+            price: what it is charged by.
+            at_us: the time for which that is looked at, microseconds UTC.
         """
         self._work = work = handle.work or Work()
         #: What counts for the prompt of an answer without usage.
@@ -76,7 +77,7 @@ class BatchResults:
         conditions = Usage(service_tier=BATCH_TIER, image_size=work.image_size, image_quality=work.image_quality)
         #: Hashes of lines that name their request: one that is there again is the same answer.
         self._seen: set[int] = set()
-        self._sums = CallSums(target.price, at_us, conditions, is_by_call=work.owes_calls)
+        self._sums = CallSums(price, at_us, conditions)
 
     def is_plausible(self, reported: Usage) -> bool:
         """Returns whether all lines together can have used what the upstream reports of the batch."""

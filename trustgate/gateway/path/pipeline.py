@@ -43,6 +43,7 @@ from trustgate.errors import (
 from trustgate.gateway.api.aliases import MODEL_IN_PATH
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBody
+from trustgate.gateway.api.object_ids import Work
 from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
 from trustgate.gateway.path.accounting import Account, Accounting, Request, RequestHold, receipt_header
 from trustgate.gateway.path.arrival import Arrival, check_head, is_json
@@ -209,7 +210,7 @@ class Pipeline:
                 call = replace(call, end_user=await end_user_of(caller, arrival.headers, body))
             if (call.uses or call.shared or not endpoint.is_plain) and self._routing.looks_up_ids(endpoint, call):
                 await self._routing.catch_up()
-            route = self._routing.begin(endpoint, call, body, scope, caller.key, caller.profile)
+            route = self._routing.begin(endpoint, call, body, scope, caller)
             asked = self._ask(arrival, endpoint, caller, route, sent)
 
             # 3 payment
@@ -239,6 +240,8 @@ class Pipeline:
         if call.max_tokens is not None or call.bounds:
             bound = completion_bound(call, model.resolved, model.completion_cap)
         ask = worst_case(endpoint, call, model.resolved, bound, caller.price_factor_ppm, arrival.at_us, model.fallbacks)
+        if endpoint.makes == "response" and "background" in call.features and route.objects is not None:
+            route.objects.worst = Work(lines=1, prompt_tokens=ask.tokens, cost_nano_usd=ask.cost_nano_usd)
         return _Asked(request, route, model, ask, bound if model.is_bounded else None)
 
     async def _fulfil(

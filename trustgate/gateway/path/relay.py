@@ -64,7 +64,7 @@ def _relay_whole(answer: Answer, delivery: Delivery, objects: ObjectAccounting |
             _, usage = objects.whole(apart.skeleton, usage, answer.target)
         else:
             body, usage = objects.whole(body, usage, answer.target)
-        account.work, account.summed = objects.ended, objects.summed
+        account.work, account.summed, account.is_begun = objects.ended, objects.summed, objects.is_begun
     account.upstream_model = reported.model
     if account.sale is None:
         return _send_whole(answer, delivery, account, body, usage)
@@ -287,7 +287,8 @@ class _EventRelay:
         arrival = self._account.request.arrival
         objects.at_us, objects.receipt_id = arrival.at_us, arrival.receipt_id
         usage = objects.settle(self.meter.object_id, self.meter.status, usage, self._answer.target)
-        self._account.work, self._account.summed = objects.ended, objects.summed
+        account = self._account
+        account.work, account.summed, account.is_begun = objects.ended, objects.summed, objects.is_begun
         return usage
 
     async def close(self) -> None:

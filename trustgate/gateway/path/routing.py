@@ -14,18 +14,19 @@ from urllib.parse import parse_qsl, quote
 import msgspec
 from starlette.types import Scope
 
+from trustgate.access.directory import Caller
 from trustgate.errors import Conflict, InvalidRequest, Unavailable
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.members import steers
 from trustgate.gateway.api.object_accounting import Lasting, ObjectAccounting
-from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
+from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds, Work
 from trustgate.gateway.api.resource_ids import KeptAnswer, ResourceIds
 from trustgate.gateway.api.uploads import Payload, Upload
 from trustgate.gateway.path.conversation import conversation_key
 from trustgate.models.catalog import Resolved
 from trustgate.models.pricing import PriceTable
 from trustgate.models.upstream.targets import Target, Targets, model_not_found
-from trustgate.types import UNMETERED_CALLS, ApiKey, Prices, Profile
+from trustgate.types import UNMETERED_CALLS, Prices, Profile
 
 
 class Route(msgspec.Struct, eq=False):
@@ -36,6 +37,8 @@ class Route(msgspec.Struct, eq=False):
     #: As the client has sent it, and whose request it is.
     body: Payload
     tenant_id: str
+    #: What its tenant is billed of what models cost, millionths.
+    factor_ppm: int
     service: str
     #: The body names a model.
     asks_model: bool
@@ -73,15 +76,16 @@ class Routing:
         """Read into memory the ids that other processes have given out. Raises ``Unavailable``."""
         await self._handles.catch_up()
 
-    def begin(
-        self, endpoint: Endpoint, call: Call, body: Payload, scope: Scope, key: ApiKey, profile: Profile | None = None
-    ) -> Route:
+    def begin(self, endpoint: Endpoint, call: Call, body: Payload, scope: Scope, caller: Caller) -> Route:
         """Look up the ids that the request names.
 
         Raises ``NotFound`` for one that is not its tenant's, ``Conflict`` where what is to be deleted is not paid yet.
         """
-        tenant_id = key.tenant_id
-        route = Route(call, endpoint.upstream_path, body, tenant_id, endpoint.name, bool(call.model), endpoint.is_plain)
+        tenant_id, profile = caller.tenant.id, caller.profile
+        route = Route(
+            *(call, endpoint.upstream_path, body, tenant_id, caller.price_factor_ppm, endpoint.name, bool(call.model)),
+            endpoint.is_plain,
+        )
         if call.uses or call.shared:
             self._use(route, endpoint, tenant_id)
             call = route.call
@@ -90,7 +94,7 @@ class Routing:
                 if name.startswith(_TRAINED):
                     self._check_trained(name, name, tenant_id)
         if call.stored and endpoint.stores is not None:
-            route.objects = KeptAnswer(self._handles, self._lasting, endpoint, tenant_id, key.id, call, None)
+            route.objects = KeptAnswer(self._handles, self._lasting, endpoint, caller, call, None)
         if endpoint.is_plain:
             return route
         if endpoint.names is not None:
@@ -132,12 +136,10 @@ class Routing:
             route.owners = frozenset([(each.passport, each.upstream_model) for each in own])
         route.is_modelless = not call.model and (not endpoint.has_model or endpoint.is_unmetered)
         if endpoint.is_unmetered:
-            return self._begin_unmetered(route, endpoint, scope, key)
+            return self._begin_unmetered(route, endpoint, scope, caller)
         batch = body.batch if isinstance(body, Upload) else None
         route.is_verbatim = batch is not None or endpoint.makes == "message_batch"
-        route.objects = ObjectAccounting(
-            self._handles, self._lasting, endpoint, tenant_id, key.id, call, route.handle, batch
-        )
+        route.objects = ObjectAccounting(self._handles, self._lasting, endpoint, caller, call, route.handle, batch)
         return route
 
     def _check_trained(self, model: str, asked: str, tenant_id: str) -> None:
@@ -213,7 +215,7 @@ class Routing:
         if self._handles.is_strangers(kind, object_id, tenant_id):
             self._handles.find_all(kind, object_id, tenant_id)
 
-    def _begin_unmetered(self, route: Route, endpoint: Endpoint, scope: Scope, key: ApiKey) -> Route:
+    def _begin_unmetered(self, route: Route, endpoint: Endpoint, scope: Scope, caller: Caller) -> Route:
         route.is_unmetered = True
         features = (*route.call.features, UNMETERED_CALLS)
         # The same body means another thing for another object.
@@ -223,9 +225,7 @@ class Routing:
         if endpoint.children:
             kind: Any = endpoint.children[-1]
             child = kind, scope["path_params"][kind]
-        route.objects = ResourceIds(
-            self._handles, self._lasting, endpoint, key.tenant_id, key.id, call, route.handle, child=child
-        )
+        route.objects = ResourceIds(self._handles, self._lasting, endpoint, caller, call, route.handle, child=child)
         return route
 
     def targets(self, route: Route, resolved: Resolved | None, profile: Profile | None = None) -> list[Target]:
@@ -241,6 +241,8 @@ class Routing:
                 self._check_trained(resolved.upstream_model, call.model, route.tenant_id)
             return [self._targets.only(resolved, route.service)]
         found = self._targets_of(route, resolved, profile)
+        if call.work is not None:
+            found = _priced_as_held(found, route, call.work)
         if not call.uses and not call.shared:
             return found
         named = (*route.call.uses, *((kind, object_id) for kind, object_id, _ in route.call.shared))
@@ -321,6 +323,25 @@ class Routing:
             if not targets:
                 raise _made_elsewhere(of)
         return msgspec.structs.replace(targets[0], price=resolved.price)
+
+
+def _priced_as_held(targets: list[Target], route: Route, work: Work) -> list[Target]:
+    """Returns the targets that a batch may go to: at the prices by which its worst case is held.
+
+    Raises ``InvalidRequest`` where there is none: a price was changed since its lines were looked at.
+    """
+    if work.prices is None:
+        return targets
+    is_factor_same = work.factor_ppm == route.factor_ppm
+    able = [target for target in targets if is_factor_same and target.price.hash in work.prices]
+    if not able:
+        again = "send it again" if route.handle is None and route.used is None else "upload it again"
+        raise InvalidRequest(
+            f"The price of the model {route.call.model!r} was changed after the batch's lines were looked at: {again}, "
+            "so that what they may cost is held by the price as it is now.",
+            param="input_file_id" if route.used is not None else "requests",
+        )
+    return able
 
 
 def _made_elsewhere(handle: ObjectId) -> InvalidRequest:

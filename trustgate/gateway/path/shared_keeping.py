@@ -94,7 +94,7 @@ class SharedKeeping:
         return kept if written is None else _after(written, kept)
 
 
-#: Batches that a process remembers to have held.
+#: Work that a process remembers to have held.
 _HELD_MOST = 10_000
 
 
@@ -113,7 +113,7 @@ class SharedWorkHolds:
         if work is None or owner.caller is None or owner.drawer is None:
             return None
         ask = Ask(work.prompt_tokens + work.completion_tokens, work.cost_nano_usd)
-        money_nano_usd = ask.cost_nano_usd if owner.pays else 0
+        money_nano_usd = ask.cost_nano_usd if owner.pays(handle.accepted) else 0
         work_now = self._books.work_of(_key_of(handle), owner.caller, owner.drawer, ask, money_nano_usd)
         # A budget that was made since holds it, too.
         wanted = self._books.budgets.generation, work_now
@@ -121,7 +121,7 @@ class SharedWorkHolds:
         if held is not None and held[0] == wanted and held[1].error is None:
             return held[1]
         if len(self._held) >= _HELD_MOST:
-            # It has batches that other processes have charged, too. To hold one again changes nothing.
+            # It has work that other processes have charged, too. To hold it again changes nothing.
             self._held.clear()
         done = self._books.hold_work(work_now)
         self._held[handle.place] = wanted, done

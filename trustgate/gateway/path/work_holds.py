@@ -1,7 +1,7 @@
-"""What batches may still use: held on quota, budgets and balance until their end is charged.
+"""What batches and responses in the background may still use: held on quota, budgets and balance until their end.
 
-Owns what is held in a process that counts alone. The holds are in memory, and taken anew at a start for every batch
-that is not settled.
+Owns what is held in a process that counts alone. The holds are in memory, and taken anew at a start for all work that
+is not settled.
 """
 
 from __future__ import annotations
@@ -14,35 +14,37 @@ import msgspec
 from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, Quota
-from trustgate.gateway.api.object_ids import Charging, Kind, ObjectId, ObjectIds, StepReceipt
+from trustgate.gateway.api.object_ids import AcceptedPrice, Charging, Kind, ObjectId, ObjectIds, StepReceipt
 from trustgate.ids import now_us
 from trustgate.payment.balance import BalanceHold, Balances
 from trustgate.tasks import Deferred
 
 
 class WorkOwner(NamedTuple):
-    """The owner of a batch; ``caller`` is None where the tenant or the key is gone."""
+    """The owner of work; ``caller`` is None where the tenant or the key is gone."""
 
     caller: Caller | None
     #: What the key's use is counted under (``ApiKey.account_id``).
     account_id: str
     drawer: Drawer | None
 
-    @property
-    def pays(self) -> bool:
-        """Whether it pays when the batch has ended. With a price for each request, all is charged when it begins."""
+    def pays(self, accepted: AcceptedPrice | None) -> bool:
+        """Returns whether it pays when the work has ended. With a price for each request, all is paid when it begins.
+
+        ``accepted``: the work's; None: it has none, and what holds now counts.
+        """
         terms = None if self.caller is None else self.caller.terms
-        return terms is not None and terms.price_nano_usd is None
+        return terms is not None and (terms.price_nano_usd is None if accepted is None else accepted.is_owed)
 
 
 class WorkHolds(Protocol):
-    """Where what batches may use is held."""
+    """Where what work may use is held."""
 
     #: Whether a process has to hold anew, at its start, what the process before it held.
     begins_anew: bool
 
     def begin(self, handle: ObjectId, owner: WorkOwner) -> Deferred[None] | None:
-        """Hold what a batch may still use, wherever that is not held yet.
+        """Hold what work may still use, wherever that is not held yet.
 
         Returns:
             What ends once it is held; None: it is held.
@@ -78,14 +80,15 @@ class OwnWorkHolds:
         if owner.drawer is not None:
             claim = self._budgets.claim_work(owner.drawer, ask.tokens, ask.cost_nano_usd, at_us)
         hold = self._quota.hold_work((handle.tenant, owner.account_id), ask, at_us, claim)
-        money = self._balances.hold_at_least(handle.tenant, work.cost_nano_usd) if owner.pays else None
+        money = self._balances.hold_at_least(handle.tenant, work.cost_nano_usd) if owner.pays(handle.accepted) else None
         self._held[handle.place] = (hold, money)
 
     def end(self, handle: ObjectId, receipts: Sequence[StepReceipt]) -> None:
         now = self._handles.current(handle)
         if now is not None:
             charging = Charging(now.owed, tuple(receipts)) if receipts and now.owed >= 0 else None
-            self._handles.keep(msgspec.structs.replace(now, owed=-1, charging=charging))
+            accepted = None if charging is None else now.accepted
+            self._handles.keep(msgspec.structs.replace(now, owed=-1, charging=charging, accepted=accepted))
         hold, money = self._held.pop(handle.place, (None, None))
         if hold is not None:
             self._quota.void(hold)
