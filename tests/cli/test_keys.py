@@ -62,7 +62,8 @@ def test_an_expiry_is_a_span_a_date_or_never(either_home: Gateway) -> None:
         (("--expires", "2027-02-30"), "is not a time to come"),
         (("--expires", "0001-01-01T00:00:00+23:00"), "must be in the future"),
         (("--name", ""), "name must have"),
-        (("--models", ","), "must not be empty"),
+        (("--models", ","), "is not a list of words"),
+        (("--features", "none,tools"), "nor none, by itself"),
         (("--features", "telepathy"), "no feature"),
     ],
 )
@@ -142,11 +143,11 @@ def test_a_change_holds_from_the_next_request_with_the_same_secret(make_gateway:
     gateway.cli("tenant", "add", "app")
     key = gateway.cli_json("key", "create", "app", "--requests-per-month", "1")["key"]
 
-    def ask(model: str = "trustgate/echo") -> httpx.Response:
+    def ask(**members: object) -> httpx.Response:
         return httpx.post(
             f"{gateway.api_url}/chat/completions",
             headers={"authorization": f"Bearer {key['secret']}"},
-            json={"model": model, "messages": [{"role": "user", "content": "Hi"}]},
+            json={"model": "trustgate/echo", **members, "messages": [{"role": "user", "content": "Hi"}]},
             trust_env=False,
         )
 
@@ -155,7 +156,12 @@ def test_a_change_holds_from_the_next_request_with_the_same_secret(make_gateway:
     assert [ask().status_code, ask().status_code] == [200, 429], "what was used before counts"
     gateway.cli("key", "set", key["id"], "--requests-per-month", "none", "--models", "other")
     assert ask().status_code == 403
-    gateway.cli("key", "set", key["id"], "--models", "trustgate/*")
+    for option in ("--models", "--endpoints"):
+        gateway.cli("key", "set", key["id"], option, "none")
+        assert ask().status_code == 403, f"{option} none: none of them"
+        gateway.cli("key", "set", key["id"], "--models", "trustgate/*", "--endpoints", "*")
+    gateway.cli("key", "set", key["id"], "--models", "trustgate/*", "--endpoints", "*", "--features", "none")
+    assert ask(stream=True).json()["error"]["code"] == "feature_not_allowed"
     assert ask().status_code == 200
 
     limits = (

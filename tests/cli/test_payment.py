@@ -93,6 +93,30 @@ def test_the_flow_is_set_and_facilitators_are_asked_again(
     assert facilitator.url in either_home.cli("payment", "refresh").stdout
 
 
+def test_a_tenant_that_pays_from_now_on_is_told(
+    either_home: Gateway, tenant: str, facilitator: FacilitatorDouble
+) -> None:
+    for options in ((), ("--contact", "billing@example.org")):
+        refused = either_home.cli("payment", "set", tenant, *options, check=False)
+        assert (refused.returncode, "No network is set" in refused.stderr) == (2, True), "before anything of prices"
+    network = ("--network", "base-sepolia", "--pay-to", WALLET, "--facilitator", facilitator.url, "--price", "0.01")
+    assert (
+        "From now on this tenant pays for each request." in either_home.cli("payment", "set", tenant, *network).stdout
+    )
+    refused = either_home.cli("payment", "set", tenant, check=False)
+    assert (refused.returncode, "No change was given" in refused.stderr) == (2, True)
+    changed = either_home.cli_json("payment", "set", tenant, "--contact", "billing@example.org")
+    assert (changed["terms"]["contact"], "From now on" in str(changed["notes"])) == ("billing@example.org", False)
+    either_home.cli("payment", "off", tenant)
+    again = either_home.cli_json("payment", "set", tenant, "--contact", "none")
+    assert again["terms"]["mode"] == "per-request"
+    assert not again["terms"].get("contact")
+    assert "From now on this tenant pays for each request." in again["notes"]
+    prepaid = either_home.cli("payment", "set", tenant, "--mode", "prepaid", "--price", "none").stdout
+    assert "From now on this tenant's requests draw on its prepaid credit." in prepaid
+    assert "the prices of passports" in prepaid
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says", "hint"),
     [

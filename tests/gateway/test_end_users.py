@@ -133,7 +133,7 @@ def test_a_key_without_end_users_has_receipts_as_before(
     gateway.cli("plan", "add", "apps", "--end-users", "user")
     gateway.cli("tenant", "set", tenant.name, "--plan", "apps")
     assert ask(tenant, ALICE, user=BOB).status_code == 200, "as the plan has it"
-    with_end_users(gateway, tenant, "off")
+    with_end_users(gateway, tenant, "none")
     assert ask(tenant, ALICE, user=BOB).status_code == 200
     receipts = tenant.receipts()
     assert [receipt["v"] for receipt in receipts] == [3, 5, 3]

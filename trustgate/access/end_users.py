@@ -68,7 +68,7 @@ def _source(text: str) -> bytes:
     if header is None or header[1].lower() in _NOT_A_NAME:
         raise InvalidRequest(
             f"{text[:80]!r} is not where a request can name its end user.",
-            hint="Give user (of the body), header:NAME, such as header:X-OpenWebUI-User-Id, or off.",
+            hint="Give user (of the body), header:NAME, such as header:X-OpenWebUI-User-Id, or none.",
             param="end_users",
         )
     return header[1].lower().encode()

@@ -115,9 +115,14 @@ def budget_span(text: str) -> str:
     return f"{seconds}s"
 
 
+def is_none(text: str) -> bool:
+    """Returns whether it is the word ``none``: nothing of it, or what was there taken away."""
+    return text.lower() == "none"
+
+
 def percentages(text: str) -> tuple[int, ...]:
     """``50,80,100``, or ``none``."""
-    if text.lower() == "none":
+    if is_none(text):
         return ()
     parts = [part.strip().removesuffix("%").strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and len(part) < 5 for part in parts):
@@ -193,6 +198,14 @@ def status(text: str) -> tuple[int, int]:
 def words(texts: Sequence[str]) -> tuple[str, ...]:
     """Words, several texts or separated by commas, each once."""
     return tuple(dict.fromkeys(part.strip() for text in texts for part in text.split(",") if part.strip()))
+
+
+def words_or_none(texts: Sequence[str]) -> tuple[str, ...]:
+    """The same, at least one; or ``none`` by itself: no word."""
+    found = words(texts)
+    if not found or (len(found) > 1 and any(map(is_none, found))):
+        raise ValueError(f"{','.join(texts)!r} is not a list of words, separated by commas; nor none, by itself.")
+    return () if is_none(found[0]) else found
 
 
 def parameters(texts: Sequence[str]) -> dict[str, Any]:

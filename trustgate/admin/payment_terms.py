@@ -47,10 +47,19 @@ _TEST_FACILITATOR = "https://x402.org/facilitator"
 _TEST_NETWORKS = frozenset({SOLANA_DEVNET, SOLANA_TESTNET, BASE_SEPOLIA})
 
 
+#: What a change of the mode means for a tenant, by the mode.
+_SWITCHED_ON = {
+    "per-request": "From now on this tenant pays for each request.",
+    "prepaid": "From now on this tenant's requests draw on its prepaid credit.",
+}
+
+
 async def payment_set(context: AdminContext, command: PaymentSet) -> TermsDetail:
     tenant = living(context, command.tenant)
     old = context.directory.terms(tenant.id)
     terms = old or PaymentTerms(tenant_id=tenant.id, mode="off", created_us=now_us())
+    if terms.mode != "off" and command == PaymentSet(tenant=command.tenant):
+        raise InvalidRequest("No change was given.", hint="trustgate payment set --help")
     if command.mode is not None:
         terms = replace(terms, mode=command.mode)
     elif terms.mode == "off":
@@ -63,7 +72,6 @@ async def payment_set(context: AdminContext, command: PaymentSet) -> TermsDetail
         terms = replace(terms, price_nano_usd=checked_amount(command.price_nano_usd, "price"))
     if command.top_up_nano_usd is not None:
         terms = replace(terms, top_up_nano_usd=checked_amount(command.top_up_nano_usd, "top-up"))
-    _check_sellable(context, terms)
     if command.contact is not None:
         terms = replace(terms, contact=_checked_contact(command.contact))
     if terms.mode == "per-request" and not command.offers and not terms.offers:
@@ -75,7 +83,8 @@ async def payment_set(context: AdminContext, command: PaymentSet) -> TermsDetail
             param="network",
             code="no_network",
         )
-    notes = []
+    _check_sellable(context, terms)
+    notes = [] if old is not None and old.mode == terms.mode else [_SWITCHED_ON[terms.mode]]
     for wanted in command.offers:
         offer, note = await _checked(context, wanted)
         if note:

@@ -55,16 +55,20 @@ class GivenRules:
         return not self.members and not self._removed and not self.fees
 
     def single(self, member: str, text: str | None, read: Callable[[str], Any] = str) -> None:
-        if text == "none":
+        if text is None:
+            return
+        if notation.is_none(text):
             self._removed[member] = []
-        elif text is not None:
+        else:
             self.members[member] = read(text)
 
     def words(self, member: str, texts: Sequence[str] | None) -> None:
-        if texts is not None and list(texts) == ["none"]:
+        if not texts:
+            return
+        if found := notation.words_or_none(texts):
+            self.members[member] = found
+        else:
             self._removed[member] = []
-        elif texts:
-            self.members[member] = notation.words(texts)
 
     def names(self, texts: Sequence[str] | None) -> None:
         self._entries("names", "--name", texts, str)
@@ -82,7 +86,7 @@ class GivenRules:
         """``words``: a text needs no quotes."""
         for name, text in _pairs(flag, texts):
             own = parameter_name(name)
-            if text == "none" and not (words and own == "reasoning_effort"):
+            if notation.is_none(text) and not (words and own == "reasoning_effort"):
                 self._removed.setdefault(member, []).append(own)
                 continue
             quoted = f'"{text}"' if words and text.isalpha() else text
@@ -100,7 +104,7 @@ class GivenRules:
         fold: Callable[[str], str] = str,
     ) -> None:
         for name, text in _pairs(flag, texts):
-            if text == "none":
+            if notation.is_none(text):
                 self._removed.setdefault(member, []).append(fold(name))
             else:
                 self.members.setdefault(member, {})[fold(name)] = read(text)

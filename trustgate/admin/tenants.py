@@ -457,8 +457,8 @@ def _check_limits(limits: Limits) -> None:
 def _check_scope(scope: Scope) -> None:
     for name in ("models", "endpoints", "features"):
         patterns: tuple[str, ...] = getattr(scope, name)
-        if not patterns or not all(pattern and pattern.isprintable() for pattern in patterns):
-            raise InvalidRequest(f"{name} must not be empty.", hint="Use * for everything.", param=name)
+        if not all(pattern and pattern.isprintable() for pattern in patterns):
+            raise InvalidRequest(f"{name} are globs of printable characters.", hint="* is everything.", param=name)
     read_sources(scope.end_users or ())
     for name, singular, known in (("endpoints", "endpoint", ENDPOINTS), ("features", "feature", FEATURES)):
         for pattern in getattr(scope, name):

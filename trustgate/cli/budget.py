@@ -113,7 +113,7 @@ def _collect(given: Any) -> BudgetTerms:
         plans=who.get("plan", ()) if is_for else None,
         everyone=bool(given["everyone"]) if is_for else None,
         each=None if given["each"] is None else _EACH[given["each"]],
-        models=values.words(given["models"]) if given["models"] else None,
+        models=values.words_or_none(given["models"]) if given["models"] else None,
         hard=given["hard"],
         notice_at_percent=None if given["notice_at"] is None else values.percentages(given["notice_at"]),
     )

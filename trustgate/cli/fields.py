@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import typer
 
+from trustgate.admin import notation
 from trustgate.cli import values
 from trustgate.cli.options import option, with_options
 from trustgate.cli.values import Maybe
@@ -244,7 +245,7 @@ def _collect(given: Mapping[str, Any]) -> Given:
         elif maybe is not None:
             fields[name] = maybe.value
     for name, (flag, parser) in _PARSED.items():
-        if given[name] == ["none"]:
+        if list(map(notation.is_none, given[name] or ())) == [True]:
             unset.append(name)
         elif given[name]:
             fields[name] = _parsed(given[name], flag, parser)

@@ -151,13 +151,16 @@ def set_(
         Maybe | None,
         typer.Option(
             metavar="SPAN|DATE|never",
-            parser=values.moment_or_none,
+            parser=values.moment_or_never,
             help="Expires after 30d, 24h, 90m … from now, at 2027-01-31 (0:00 UTC), or never.",
         ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Change a key, in effect from its next request on. Its secret stays. `none` lifts a limit, '*' a scope."""
+    """Change a key, in effect from its next request on. Its secret stays.
+
+    `none` lifts a limit. In a list it is none of them: --features none allows no feature, '*' all of the plan's.
+    """
     if not allowed.limits and not allowed.scope and name is None and expires is None:
         raise InvalidRequest("No change was given.", hint="trustgate key set --help")
     moment = Moment() if expires is None or expires.value is None else expires.value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from trustgate.cli import render
+from trustgate.cli import render, values
 from trustgate.cli.options import option, with_options
 from trustgate.cli.values import Maybe, count_or_none, usd_or_none
 from trustgate.types import ENDPOINTS, FEATURES, Limits, Scope
@@ -53,14 +53,14 @@ _OPTIONS = [
         "parameters",
         list[str],
         "--parameters",
-        help="Members that steer an upstream and may be sent: provider, fallbacks …; 'none' takes them back",
+        help="Members that steer an upstream and may be sent: provider, fallbacks …",
         metavar="NAME",
     ),
     option(
         "end_users",
         list[str],
         "--end-users",
-        help="Where requests name an app's own users: user (of the body), header:NAME, or off. The first found counts.",
+        help="Where requests name an app's own users: user (of the body), header:NAME. The first found counts.",
         metavar="SOURCE",
     ),
 ]
@@ -68,16 +68,7 @@ _OPTIONS = [
 
 def _collect(given: Mapping[str, Any]) -> Allowed:
     limits = {o.name: given[o.name].value for o in _LIMITS if given[o.name] is not None}
-    globs = {field: _globs(given[field]) for field in _SCOPES if given[field]}
-    if globs.get("parameters") == ("none",):
-        globs["parameters"] = ()
-    if globs.get("end_users") == ("off",):
-        globs["end_users"] = ()
-    return Allowed(limits, globs)
-
-
-def _globs(texts: list[str]) -> tuple[str, ...]:
-    return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
+    return Allowed(limits, {field: values.words_or_none(given[field]) for field in _SCOPES if given[field]})
 
 
 #: Gives a command all options for limits and scope; its parameter ``allowed`` gets those that were given.

@@ -27,7 +27,6 @@ from trustgate.types import Offer
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id or name.")]
 #: The network's names that this program knows, as far as people type them.
 _NETWORKS = "solana, solana-devnet, base, base-sepolia, or a CAIP-2 id"
-_BY_PASSPORT = "passports"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -44,11 +43,6 @@ def network_name(network: str) -> str:
     from trustgate.payment.networks import v1_name_of
 
     return v1_name_of(network) or network
-
-
-def _price(text: str) -> Maybe:
-    """Nano-USD, or none of its own."""
-    return Maybe(None if text == _BY_PASSPORT else values.usd(text))
 
 
 # the options of ``set``
@@ -88,9 +82,9 @@ UncheckedOption = Annotated[
 PriceOption = Annotated[
     Maybe | None,
     typer.Option(
-        parser=_price,
-        metavar="USD|passports",
-        help="The price of every request, or passports: the prices of passports.  [default: passports]",
+        parser=values.usd_or_none,
+        metavar="USD",
+        help="The price of every request; none: the prices of passports.  [default: none]",
     ),
 ]
 TopUpOption = Annotated[
@@ -105,8 +99,12 @@ FlowOption = Annotated[
     ),
 ]
 ContactOption = Annotated[
-    str | None,
-    typer.Option(metavar="TEXT", help="How the tenant gets more credit: a URL or mail address that refusals name."),
+    Maybe | None,
+    typer.Option(
+        parser=values.text_or_none,
+        metavar="TEXT",
+        help="How the tenant gets more credit: a URL or mail address that refusals name.",
+    ),
 ]
 DecimalsOption = Annotated[
     int | None,
@@ -158,7 +156,7 @@ def set_(
         top_up_nano_usd=top_up,
         offers=offers,
         flow=flow,
-        contact=contact,
+        contact=None if contact is None else contact.value or "",
     )
     _show_terms(execute(context, command), json)
 

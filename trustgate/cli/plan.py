@@ -67,7 +67,10 @@ def add(
     own_keys: OwnKeysOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Add a plan. What is not given is not limited, or is as in the plan --like. `none` lifts a limit."""
+    """Add a plan. What is not given is not limited, or is as in the plan --like.
+
+    `none` lifts a limit. In a list it is none of them: --features none allows no feature, '*' all of them.
+    """
     command = PlanPut(
         name=name,
         create=True,
@@ -94,7 +97,10 @@ def set_(
     own_keys: OwnKeysOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Change a plan, in effect from the next request on. `none` lifts a limit."""
+    """Change a plan, in effect from the next request on.
+
+    `none` lifts a limit. In a list it is none of them: --features none allows no feature, '*' all of them.
+    """
     changes = (on_disconnect, price_factor, unpriced_models, own_keys)
     if not allowed.limits and not allowed.scope and all(change is None for change in changes):
         raise InvalidRequest("No change was given.", hint="trustgate plan set --help")

@@ -48,6 +48,7 @@ month = _parser(notation.month)
 month_or_since = _parser(notation.month_or_since)
 status = _parser(notation.status)
 words = _parser(notation.words)
+words_or_none = _parser(notation.words_or_none)
 parameters = _parser(notation.parameters)
 
 
@@ -78,7 +79,7 @@ def text_or_none(text: str) -> Maybe:
 
 
 def _or_none(text: str, parser: Callable[[str], Any]) -> Maybe:
-    return Maybe(None if text.lower() == "none" else parser(text))
+    return Maybe(None if notation.is_none(text) else parser(text))
 
 
 def factor_or_none(text: str) -> Maybe:
@@ -93,8 +94,8 @@ def absolute(path: str | None) -> str | None:
 # times
 
 
-def moment_or_none(text: str) -> Maybe:
-    return Maybe(None) if text.lower() == "never" else _or_none(text, moment)
+def moment_or_never(text: str) -> Maybe:
+    return Maybe(None if text.lower() == "never" else moment(text))
 
 
 def written_span(span: str) -> str:

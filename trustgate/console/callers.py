@@ -33,7 +33,7 @@ from trustgate.console.fields import (
     limits_of,
     or_absent,
     or_none,
-    read_words,
+    read_words_or_none,
     scope_of,
 )
 from trustgate.types import Limits, Scope
@@ -129,6 +129,7 @@ TENANT_ACTIONS = {
 
 # keys
 
+_OF_NONE = "none lifts a limit. In a list it is none of them, and * all."
 _KEY = Field("key", "Key", required=True, help="Its id, or its shortened form: tgk_Ab12…9xYz")
 _EXPIRES = Field("expires", "Expires", "--expires", notation.moment, help="30d, 24h, or 2027-01-31", example="30d")
 
@@ -190,7 +191,7 @@ KEY_ACTIONS = {
         ),
         _key_set,
         lambda key: ("keys", key.id),
-        note="What is left empty stays; none lifts a limit, * a scope.",
+        note=f"What is left empty stays. {_OF_NONE}",
     ),
     "key.revoke": Action(
         ("key", "revoke"),
@@ -250,7 +251,7 @@ PLAN_ACTIONS = {
         (Field("plan", "Plan", required=True, choices="plans"), *_PLAN_FIELDS),
         lambda given: _plan_put(given, create=False),
         lambda plan: ("plans", plan.name),
-        note="What is left empty stays; none lifts a limit.",
+        note=f"What is left empty stays. {_OF_NONE}",
     ),
     "plan.remove": Action(
         ("plan", "remove"),
@@ -301,7 +302,7 @@ _BUDGET_FIELDS = (
     Field("for_plan", "For the tenants on the plan", "--plan", choices="plans"),
     Field("everyone", "For every tenant", "--everyone", kind="check"),
     Field("each", "Each", "--each", options=tuple(_EACH), help="all: one amount that all of them share"),
-    Field("models", "Only these models", "--models", read_words, example="openai/*"),
+    Field("models", "Only these models", "--models", read_words_or_none, example="openai/*"),
     Field("soft", "Only give notice, refuse nothing", "--soft", kind="check"),
     Field("notice_at", "Notice at percent", "--notice-at", notation.percentages, example="50,80,100"),
 )

@@ -118,11 +118,11 @@ def secret_of(result: object) -> str | None:
 
 
 def or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    return lambda text: NONE if text.lower() == "none" else read(text)
+    return lambda text: NONE if notation.is_none(text) else read(text)
 
 
-def read_words(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def read_words_or_none(text: str) -> tuple[str, ...]:
+    return notation.words_or_none((text,))
 
 
 def read_lines(text: str) -> tuple[str, ...]:
@@ -164,11 +164,11 @@ _LIMITS = (
     Field("max_prompt_tokens", "Largest prompt, tokens", "--max-prompt-tokens", or_none(notation.whole)),
 )
 _SCOPE = (
-    Field("models", "Models", "--models", read_words, example="gpt-4o, openai/*"),
-    Field("endpoints", "Endpoints", "--endpoints", read_words, help=", ".join(ENDPOINTS)),
-    Field("features", "Features", "--features", read_words, help=", ".join(FEATURES)),
-    Field("parameters", "Parameters", "--parameters", read_words, help="What steers an upstream; none: no more."),
-    Field("end_users", "End users", "--end-users", read_words, help="user, header:NAME, or off"),
+    Field("models", "Models", "--models", read_words_or_none, example="gpt-4o, openai/*"),
+    Field("endpoints", "Endpoints", "--endpoints", read_words_or_none, help=", ".join(ENDPOINTS)),
+    Field("features", "Features", "--features", read_words_or_none, help=", ".join(FEATURES)),
+    Field("parameters", "Parameters", "--parameters", read_words_or_none, help="What steers an upstream"),
+    Field("end_users", "End users", "--end-users", read_words_or_none, help="user, header:NAME"),
 )
 ALLOWED = tuple(
     field._replace(group=group) for group, fields in (("Limits", _LIMITS), ("Scope", _SCOPE)) for field in fields
@@ -180,9 +180,4 @@ def limits_of(given: Given) -> dict[str, int | None]:
 
 
 def scope_of(given: Given) -> dict[str, tuple[str, ...]]:
-    found = {field.name: given[field.name] for field in _SCOPE if given.get(field.name)}
-    if found.get("parameters") == ("none",):
-        found["parameters"] = ()
-    if found.get("end_users") == ("off",):
-        found["end_users"] = ()
-    return found
+    return {field.name: given[field.name] for field in _SCOPE if field.name in given}

@@ -10,7 +10,7 @@ from trustgate.admin.commands import Command
 from trustgate.admin.money import OfferWanted, PaymentClose, PaymentOff, PaymentOpen, PaymentSet
 from trustgate.admin.profile_words import GivenRules
 from trustgate.admin.profiling import ProfileClear, ProfilePut
-from trustgate.console.fields import NONE, Action, Field, Given, or_absent, read_lines
+from trustgate.console.fields import NONE, Action, Field, Given, or_absent, or_none, read_lines
 from trustgate.types import ProfileRules
 
 _TENANT = Field("tenant", "Tenant", required=True, choices="tenants")
@@ -19,10 +19,6 @@ _TENANT = Field("tenant", "Tenant", required=True, choices="tenants")
 
 _NETWORKS = "solana, solana-devnet, base, base-sepolia, or a CAIP-2 id"
 _NETWORK = Field("network", "Network", "--network", help=_NETWORKS, example="base")
-
-
-def _price(text: str) -> Any:
-    return NONE if text == "passports" else notation.usd(text)
 
 
 def _payment_set(given: Given) -> Command[Any]:
@@ -45,7 +41,7 @@ def _payment_set(given: Given) -> Command[Any]:
         top_up_nano_usd=given.get("top_up"),
         offers=offers,
         flow=given.get("flow"),
-        contact=given.get("contact"),
+        contact=or_absent(given["contact"]) or "" if "contact" in given else None,
     )
 
 
@@ -70,7 +66,9 @@ PAYMENT_ACTIONS = {
             Field(
                 "pay_to", "Paid to", "--pay-to", help="Your wallet on that network", example="0x… or a Solana address"
             ),
-            Field("price", "Price of a request, USD", "--price", _price, help="passports: the prices of the models"),
+            Field(
+                "price", "Price of a request, USD", "--price", or_none(notation.usd), help="none: those of the models"
+            ),
             Field("top_up", "Top-up, USD", "--top-up", notation.usd, help="Of a prepaid balance", example="1.00"),
             Field(
                 "flow",
@@ -79,7 +77,7 @@ PAYMENT_ACTIONS = {
                 options=("authorization", "upfront"),
                 help="authorization: once there is an answer; upfront: before the LLM server is asked",
             ),
-            Field("contact", "Contact", "--contact", help="A URL or mail address that refusals name"),
+            Field("contact", "Contact", "--contact", or_none(str), help="A URL or mail address that refusals name"),
             Field("asset", "Token", "--asset", help="Worth one USD: usdc, or its address", group="Token, facilitator"),
             Field(
                 "facilitator",
