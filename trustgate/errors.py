@@ -260,8 +260,14 @@ class HomeUnusable(OperatorError):
 
 
 class StoreLocked(OperatorError):
+    """``pid``: of the process on this machine that has the database, where that is known."""
+
     exit_code = 6
     code = "store_locked"
+
+    def __init__(self, message: str, *, pid: int | None = None, **more: Any) -> None:
+        super().__init__(message, **more)
+        self.pid = pid
 
 
 class StoreUnusable(OperatorError):

@@ -5,7 +5,8 @@
     otherwise                    → the database, opened in this process
 
 Owns that choice. When another process holds the database and no socket answers, the server may be about to start or
-another command about to end: that is waited for, for a moment, before ``StoreLocked`` is the answer.
+another command about to end: that is waited for, for a moment, before ``StoreLocked`` is the answer; for a server that
+starts or stops, for longer.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import typer
 
 from trustgate.admin.commands import Admin, Command, Feed, Look, Reload, Write
 from trustgate.admin.consoling import ConsoleEnd, ConsoleOpen
+from trustgate.admin.server_state import explain_lock
 from trustgate.errors import Conflict, HomeUnusable, StoreLocked
 from trustgate.settings import RemoteServer, Settings, load_settings, remote_server
 
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-#: How long to wait for one process that has the database, and for many that take turns.
+#: How long to wait for one process that has the database, for a server that starts or stops, and for many that take
+#: turns.
 _LOCK_TIMEOUT_S = 3.0
+_CHANGE_TIMEOUT_S = 30.0
 _TURNS_TIMEOUT_S = 60.0
 #: What is waited for is told after this time.
 _PATIENCE_S = 1.5
@@ -123,13 +127,16 @@ async def open_admin(settings: Settings, *, copied: bool = False) -> Admin:
             return await (open_copied(settings) if copied else open_here(settings))
         except StoreLocked as error:
             now = time.monotonic()
-            if error.message != holder:  # commands take turns: this is another one, which ends soon, too
-                holder, deadline = error.message, min(now + _LOCK_TIMEOUT_S, began + _TURNS_TIMEOUT_S)
+            changing = explain_lock(settings.home, error)
+            problem = changing or error
+            if problem.message != holder:  # commands take turns: this is another one, which ends soon, too
+                least_s = _LOCK_TIMEOUT_S if changing is None else _CHANGE_TIMEOUT_S
+                holder, deadline = problem.message, min(now + least_s, began + _TURNS_TIMEOUT_S)
             if now > deadline:
-                raise
+                raise problem from error
             if now > began + _PATIENCE_S and not told:
                 told = True
-                typer.echo(f"Waiting for it: {error.message}", err=True)
+                typer.echo(f"Waiting for it: {problem.message}", err=True)
         time.sleep(_LOCK_POLL_S)  # noqa: ASYNC251 - nothing else runs in this loop
 
 

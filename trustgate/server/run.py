@@ -24,6 +24,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from trustgate.admin.server_state import ServerStateFile
 from trustgate.admin.staged import clean_up
 from trustgate.errors import StoreLocked
 from trustgate.http.sockets import address_of, listen_admin, listen_public
@@ -139,11 +140,18 @@ async def serve(
         OperatorError: it cannot start.
     """
     stopping = stopping or Stopping(grace_of(settings))
+    # Workers share a socket that takes commands from the first moment on; a spare's database may be another server's.
+    state = None if inherited is not None or settings.serve.wait else ServerStateFile(settings.home)
     # No task group, which would raise what stops the start as an exception group.
-    jobs = [asyncio.ensure_future(job) for job in (beat_for_ever(overseer), _on_stop(stop, stopping, overseer))]
+    jobs = [asyncio.ensure_future(job) for job in (beat_for_ever(overseer), _on_stop(stop, stopping, overseer, state))]
     try:
+        settings.make_home()
+        if state is not None:
+            state.write("starting")
         await _serve(settings, load, stop, observer, inherited, overseer, stopping)
     finally:
+        if state is not None:
+            state.remove()
         await end_tasks(jobs)
     stopping.closed()
 
@@ -153,9 +161,11 @@ def grace_of(settings: Settings) -> float:
     return settings.serve.stop_delay_s + settings.serve.shutdown_grace_s
 
 
-async def _on_stop(stop: asyncio.Event, stopping: Stopping, overseer: Overseer) -> None:
+async def _on_stop(stop: asyncio.Event, stopping: Stopping, overseer: Overseer, state: ServerStateFile | None) -> None:
     await stop.wait()
     stopping.begin()
+    if state is not None:
+        state.write("stopping")
     overseer.stopping(stopping.within_s)
 
 
@@ -168,7 +178,6 @@ async def _serve(
     overseer: Overseer,
     stopping: Stopping,
 ) -> None:
-    settings.make_home()
     _check_secrets(settings)
     files = settings.tls_files()
     certificate = None if files is None else Certificate(*files)

@@ -68,6 +68,7 @@ def locked_error(path: Path, pid: int | None) -> StoreLocked:
         f"The database {path} is in use by {holder}.",
         hint="If that is `trustgate serve`, leave it running and give commands the same --home: they go through it. "
         "Otherwise stop it and try again.",
+        pid=pid,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -262,7 +263,8 @@ def locked(address: PostgresAddress, holder: str, *, is_upgrade: bool = False) -
         is_upgrade: Whether the schema of the database is older than this program's, so that all others have to end.
     """
     words = holder.split()
-    by = f"process {words[2]} on {words[3]}" if len(words) == 4 and words[0] == "trustgate" else "another process"
+    is_ours = len(words) == 4 and words[0] == "trustgate"
+    by = f"process {words[2]} on {words[3]}" if is_ours else "another process"
     if is_upgrade:
         return StoreLocked(
             f"The schema of {place(address)} is older than this version's, and {by} is using it.",
@@ -272,4 +274,5 @@ def locked(address: PostgresAddress, holder: str, *, is_upgrade: bool = False) -
         f"The database {place(address)} is in use by {by}.",
         hint="If that is `trustgate serve`, leave it running and give commands the same --home: they go through it. "
         "Otherwise stop it and try again.",
+        pid=int(words[2]) if is_ours and words[3] == socket.gethostname() and words[2].isdigit() else None,
     )
