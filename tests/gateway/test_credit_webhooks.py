@@ -20,7 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import GatewayFactory
+from tests.notify.conftest import QUICK
 from tests.support.gateway import Gateway
+from tests.support.receiver import Receiver
 from tests.support.upstream import Upstream
 from trustgate.errors import AuthenticationFailed, InvalidRequest, SettingsError
 from trustgate.payment.shop_events import WINDOW_S, check_signature, read_event
@@ -218,6 +220,31 @@ def test_a_secret_that_everybody_can_guess_signs_nothing(monkeypatch: pytest.Mon
         with pytest.raises(SettingsError, match="too short to be safe") as refused:
             Settings(home=Path("unused"), credit=CreditSettings(**{form: "SHOP"})).credit_secrets()
         assert secret not in str(refused.value).split()
+
+
+def test_a_dispute_is_told_when_it_begins_and_when_it_ends(make_gateway: GatewayFactory) -> None:
+    variables = {"TRUSTGATE_CREDIT_STRIPE_SECRET_ENV": "SHOP", "TRUSTGATE_CREDIT_WEBHOOK_SECRET_ENV": "BANK"}
+    with Receiver() as receiver:
+        gateway = make_gateway(environment={**QUICK, **variables, "SHOP": _SHOP, "BANK": _BANK}).start()
+        gateway.cli("notify", "add", receiver.url, "--private", "--on", "credit")
+        dispute = {"id": "du_1", "object": "dispute", "amount": 1205, "currency": "usd", "payment_intent": "pi_7"}
+        event = {"id": "evt_1", "type": "charge.dispute.created", "data": {"object": dispute}}
+        for _ in range(2):
+            assert report(gateway, event).json() == {"object": "dispute", "booked": False}
+        begun = receiver.take()
+        assert (begun.type, begun.data["details"]["payment"]) == ("credit.firing", "pi_7")
+        assert begun.data["message"].endswith("trustgate payment refund-credit TENANT --amount 12.05")
+        assert report(gateway, {**event, "type": "charge.dispute.closed"}).status_code == 200
+        over = receiver.take()
+        assert (over.type, over.data["message"]) == ("credit.resolved", f"Over: {begun.data['message']}")
+
+        case = {"id": "case 7", "tenant": "a b", "amount_cents": 500}
+        body = json.dumps({"type": "dispute", "data": case}).encode()
+        assert send(gateway, "standard", body, standard_head(body, "msg_1")).json()["object"] == "dispute"
+        assert "refund-credit 'a b' --amount 5.00" in receiver.take().data["message"]
+        for wrong in ({**dispute, "amount": -1}, {**dispute, "id": ""}, {**dispute, "id": "du\n2"}):
+            refused = report(gateway, {**event, "data": {"object": wrong}})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_event")
 
 
 @settings(max_examples=200)

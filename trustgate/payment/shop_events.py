@@ -1,8 +1,8 @@
-"""What a shop or a bank's script reports: signed events, and the credit that each is worth.
+"""What a shop or a bank's script reports: signed events, the credit that each is worth, and disputes.
 
 Owns the two forms of signature and of events, the window in which a message counts, and the reference by which a credit
-counts once. Sources: Stripe documentation, "Verify webhook signatures manually" and "The Checkout Session object";
-Standard Webhooks specification 1.0.
+counts once. Sources: Stripe documentation, "Verify webhook signatures manually", "The Checkout Session object" and
+"The Dispute object"; Standard Webhooks specification 1.0.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ _SIGNATURES_MOST: Final = 16
 #: Events that say that a checkout is paid; the second of one whose payment took days.
 _PAID_EVENTS: Final = frozenset({"checkout.session.completed", "checkout.session.async_payment_succeeded"})
 _CREDIT_EVENT: Final = "credit"
+#: Whether the dispute is over, by the event's type: Stripe's, and ours.
+_STRIPE_DISPUTES: Final = {"charge.dispute.created": False, "charge.dispute.closed": True}
+_DISPUTES: Final = {"dispute": False, "dispute.closed": True}
+_NAME_MOST: Final = 100
 
 
 class ShopCredit(NamedTuple):
@@ -38,6 +42,24 @@ class ShopCredit(NamedTuple):
     tenant: str
     nano_usd: int
     reference: str
+
+
+class ShopDispute(NamedTuple):
+    """A payment that its buyer disputes, or no longer does. Nothing is booked: what it was credited to may be used up.
+
+    Attributes:
+        id: The same for every message about it.
+        payment: What the shop calls the payment; "" where that is not told.
+        tenant: Whose credit it was; "" where that is not told.
+        is_over: Whether it has been decided or withdrawn.
+    """
+
+    id: str
+    payment: str
+    tenant: str
+    cents: int
+    currency: str
+    is_over: bool
 
 
 class _Details(msgspec.Struct):
@@ -61,6 +83,21 @@ class _StripeData(msgspec.Struct):
 class _StripeEvent(msgspec.Struct):
     type: str
     data: _StripeData
+
+
+class _StripeDispute(msgspec.Struct):
+    id: Annotated[str, Meta(min_length=1)]
+    amount: Annotated[int, Meta(ge=0)]
+    currency: str
+    payment_intent: str | None = None
+    charge: str | None = None
+
+
+class _Dispute(msgspec.Struct):
+    id: Annotated[str, Meta(min_length=1)]
+    amount_cents: Annotated[int, Meta(ge=0)]
+    tenant: str = ""
+    currency: str = "usd"
 
 
 class _Credit(msgspec.Struct):
@@ -146,10 +183,10 @@ def _unsigned() -> AuthenticationFailed:
     )
 
 
-def read_event(form: Form, body: bytes, message_id: str) -> ShopCredit | None:
-    """Returns the credit that an event reports; None for one that reports none.
+def read_event(form: Form, body: bytes, message_id: str) -> ShopCredit | ShopDispute | None:
+    """Returns the credit or the dispute that an event reports; None for one that reports neither.
 
-    Raises ``InvalidRequest`` (400 ``invalid_event``) for one that claims to, and lacks what is credited.
+    Raises ``InvalidRequest`` (400 ``invalid_event``) for one that claims to, and lacks what is credited or disputed.
     """
     try:
         return _read_stripe(body) if form == "stripe" else _read_standard(body, message_id)
@@ -157,8 +194,13 @@ def read_event(form: Form, body: bytes, message_id: str) -> ShopCredit | None:
         raise InvalidRequest(f"The event cannot be read: {error}.", code="invalid_event") from None
 
 
-def _read_stripe(body: bytes) -> ShopCredit | None:
+def _read_stripe(body: bytes) -> ShopCredit | ShopDispute | None:
     event = msgspec.json.decode(body, type=_StripeEvent)
+    if event.type in _STRIPE_DISPUTES:
+        of = msgspec.json.decode(event.data.object, type=_StripeDispute)
+        return _dispute(
+            of.id, of.payment_intent or of.charge or "", "", of.amount, of.currency, _STRIPE_DISPUTES[event.type]
+        )
     if event.type not in _PAID_EVENTS:
         return None
     session = msgspec.json.decode(event.data.object, type=_Session)
@@ -170,12 +212,22 @@ def _read_stripe(body: bytes) -> ShopCredit | None:
     return _credit(tenant, session.currency, (session.amount_total or 0) - tax, f"stripe:{session.id}")
 
 
-def _read_standard(body: bytes, message_id: str) -> ShopCredit | None:
+def _read_standard(body: bytes, message_id: str) -> ShopCredit | ShopDispute | None:
     event = msgspec.json.decode(body, type=_StandardEvent)
+    if event.type in _DISPUTES:
+        of = msgspec.json.decode(event.data, type=_Dispute)
+        return _dispute(of.id, "", of.tenant, of.amount_cents, of.currency, _DISPUTES[event.type])
     if event.type != _CREDIT_EVENT:
         return None
     credit: Any = msgspec.json.decode(event.data, type=_Credit)
     return _credit(credit.tenant, credit.currency, credit.amount_cents, f"webhook:{message_id}")
+
+
+def _dispute(id: str, payment: str, tenant: str, cents: int, currency: str, is_over: bool) -> ShopDispute:
+    names = [each[:_NAME_MOST] for each in (id, payment, tenant, currency)]
+    if not all(name.isprintable() for name in names):
+        raise InvalidRequest("The names in an event have printable characters.", code="invalid_event")
+    return ShopDispute(names[0], names[1], names[2], cents, names[3], is_over)
 
 
 def _credit(tenant: str | None, currency: str | None, cents: int, reference: str) -> ShopCredit:

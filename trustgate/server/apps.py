@@ -71,7 +71,7 @@ def public_app(server: Server, settings: Settings) -> ASGIApp:
         metrics=server.metrics,
         page=Page(server.gateway_status.page, lambda: server.settings.serve.page),
         storefront=storefront,
-        webhooks=CreditWebhooks(partial(_add_credit, server.admin), partial(_credit_secrets, server)),
+        webhooks=CreditWebhooks(partial(_add_credit, server.admin), partial(_credit_secrets, server), server.notices),
     )
     return make_app(server.pipeline, views, extra, settings.serve.cors_origins)
 

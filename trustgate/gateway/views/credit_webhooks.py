@@ -1,4 +1,5 @@
-"""``POST /v1/credit-webhooks/stripe`` and ``…/standard``: a shop or a bank's script adds credit to a tenant's balance.
+"""``POST /v1/credit-webhooks/stripe`` and ``…/standard``: a shop or a bank's script adds credit to a tenant's balance,
+and reports what of it is disputed.
 
 Owns the route: nothing of a message is believed before its signature is. The credit is that of ``trustgate tenant
 credit`` with a reference, so what is reported twice counts once.
@@ -17,7 +18,9 @@ from trustgate.gateway.api.uploads import ClientDisconnected
 from trustgate.gateway.path.arrival import Arrival, check_head, read_body
 from trustgate.http.sending import send_error, send_json
 from trustgate.ids import MICROSECONDS_PER_SECOND
-from trustgate.payment.shop_events import check_signature, read_event
+from trustgate.observe.dispute_notices import dispute_notice
+from trustgate.observe.notices import Notices
+from trustgate.payment.shop_events import ShopDispute, check_signature, read_event
 
 _logger = logging.getLogger("trustgate.gateway")
 
@@ -33,9 +36,10 @@ Secrets = Callable[[], Mapping[str, Sequence[str]]]
 
 
 class CreditWebhooks:
-    def __init__(self, add: AddCredit, secrets: Secrets) -> None:
+    def __init__(self, add: AddCredit, secrets: Secrets, notices: Notices) -> None:
         self._add = add
         self._secrets = secrets
+        self._notices = notices
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,6 +72,11 @@ class CreditWebhooks:
             now_s = arrival.at_us // MICROSECONDS_PER_SECOND
             message_id = check_signature(form, arrival.headers, body, secrets, now_s)
             credit = read_event(form, body, message_id)
+            if isinstance(credit, ShopDispute):
+                notice = dispute_notice(credit, arrival.at_us)
+                _logger.warning("%s%s", "over: " if credit.is_over else "", notice.message)
+                self._notices.publish(notice)
+                return {"object": "dispute", "booked": False}
             if credit is None:
                 return {"object": "credit", "booked": False}
             receipt, repeated = await self._add(credit.tenant, credit.nano_usd, credit.reference)
