@@ -106,6 +106,14 @@ def test_the_skeleton_is_bounded(unit: bytes) -> None:
         taken_apart(b'{"model":"m","input":[' + unit * (8 * MIB // len(unit)), 65536)
 
 
+def test_members_are_bounded_by_what_they_cost_and_tokens_are_not() -> None:
+    members = b",".join(b'"k%06d":1' % number for number in range(330_000))
+    with pytest.raises(RequestTooLarge, match="150000 members"):
+        taken_apart(b'{"model":"m","input":"x","metadata":{%b}}' % members, 65536)
+    tokens = b",".join(b"%d" % number for number in range(300_000))
+    taken_apart(b'{"model":"m","input":[%b]}' % tokens, 65536)
+
+
 def test_no_client_sees_a_stand_in() -> None:
     large = taken_apart(json.dumps({"model": "m" * 5000}).encode(), 65536)
     name = json.loads(large.skeleton)["model"]
