@@ -17,15 +17,16 @@ from msgspec.structs import replace
 
 from tests.support.upstream import DONE, delta
 from trustgate.errors import NotFound, Unavailable, UpstreamFailed, UpstreamRefused, UpstreamTimeout
-from trustgate.models.catalog import Catalog
+from trustgate.models.catalog import Catalog, Resolved
 from trustgate.models.metering.chunks import StreamMeter
 from trustgate.models.metering.whole import read_answer
+from trustgate.models.pricing import PriceTable
 from trustgate.models.upstream.answer import Answer
 from trustgate.models.upstream.breaker import Breaker
 from trustgate.models.upstream.client import Outgoing, UpstreamClient
 from trustgate.models.upstream.probe import probe
 from trustgate.models.upstream.targets import Target, Targets
-from trustgate.types import Fallback, Passport
+from trustgate.types import Fallback, HeaderValue, Passport, Profile, ProfileRules
 
 SECRET = "sk-upstream-credential"
 OK: dict[str, Any] = {"choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}]}
@@ -719,6 +720,46 @@ async def test_a_credential_that_cannot_be_read_makes_its_upstream_unavailable()
     resolved = passport("a")
     assert not targets.is_available(resolved, "a")
     assert targets.upstream_of(resolved).detail == "The variable OPENAI_API_KEY is not set."
+
+
+async def test_keys_in_files_are_read_aside_where_a_request_is_the_first_to_need_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A tenant's own key, a passport that another process was told of, the secret of a profile's header."""
+    answers, begun, readers = threading.Event(), threading.Semaphore(0), []
+
+    def read(_: Passport) -> str:
+        readers.append(threading.current_thread())
+        begun.release()
+        answers.wait()
+        return SECRET
+
+    rules = ProfileRules(headers={"x-team": HeaderValue(file="/net/header"), "x-app": HeaderValue(text="a")})
+    profile = Profile(id="tenant:ten_1", rules=rules)
+    targets = Targets(Catalog([held := passport("held", credential_file="/net/key")], []), "http://default/v1", read)
+    target = targets.only(Resolved(held, "held", (), PriceTable(held.prices)), "")
+    reading = asyncio.ensure_future(targets.read_files([target], profile))
+    for _ in range(2):
+        await asyncio.to_thread(begun.acquire)
+    assert target.upstream.credential is None
+    with pytest.raises(Unavailable):
+        targets.headers(profile)
+    answers.set()
+    await reading
+    assert (str(target.upstream.credential), target.upstream.healthy) == (SECRET, None)
+    assert targets.headers(profile) == [("x-team", SECRET, ""), ("x-app", "a", "")]
+    await targets.read_files([target], profile)
+    assert len(readers) == 2, "once each"
+    assert threading.main_thread() not in readers
+
+    answers.clear()
+    monkeypatch.setattr("trustgate.models.upstream.targets._READ_S", 0.01)
+    other = targets.only(Resolved(passport("b", credential_file="/net/b"), "b", (), PriceTable(held.prices)), "")
+    await targets.read_files([other], None)
+    assert (other.upstream.healthy, other.upstream.reading) == (False, None), "it is waited for once"
+    answers.set()
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert other.upstream.credential == SECRET
 
 
 async def test_a_new_key_file_that_is_not_answered_for_holds_up_no_request(monkeypatch: pytest.MonkeyPatch) -> None:

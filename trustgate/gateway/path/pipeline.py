@@ -271,6 +271,8 @@ class Pipeline:
             delivery.reply.headers.append(receipt_header(request.arrival.receipt_id))
             try:
                 watch.begin_behind(request.body)
+                if self._routing.reads_files(caller.profile):
+                    await self._routing.read_files(targets, caller.profile)
                 headers = () if caller.profile is None else self._routing.headers(caller.profile)
                 outgoing = self._forwarding.outgoing(request, route.path, asked.bound, headers)
                 if sale is not None:

@@ -6,7 +6,7 @@ Owns the rule that an id leads to the target that made it, and only for its own 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, quote
@@ -149,6 +149,14 @@ class Routing:
         """
         if any(self._handles.is_strangers("model", name, tenant_id) for name in {model, _CHECKPOINT.sub("", model)}):
             raise model_not_found(asked)
+
+    def reads_files(self, profile: Profile | None) -> bool:
+        """Returns whether ``read_files`` has to be waited for before targets and headers are used; it may be."""
+        return profile is not None or bool(self._targets.readings)
+
+    async def read_files(self, targets: Sequence[Target], profile: Profile | None) -> None:
+        """As ``Targets.read_files``."""
+        await self._targets.read_files(targets, profile)
 
     def headers(self, profile: Profile) -> list[tuple[str, str, str]]:
         """Returns the headers that the caller's profile sets for upstreams, as ``Targets.headers``."""

@@ -1,8 +1,8 @@
 """Targets: where passports lead. Which of them to try for a request, in what order, and which to leave alone.
 
-Owns upstream credentials in memory, the circuit breakers and the health of each upstream. Nothing here reads a file
-or an environment variable while a request waits: credentials are read when a passport comes, when a target is first
-made otherwise, and again at each health probe.
+Owns upstream credentials in memory, the circuit breakers and the health of each upstream. No file is read on the event
+loop: keys are read in threads, when a passport comes, when a request is the first to need one, and again at each health
+probe.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import random
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import msgspec
 
@@ -32,9 +33,9 @@ NO_STREAM_OPTIONS = "no_stream_options"
 
 ReadCredential = Callable[[Passport], str | None]
 
-#: How long a command waits for the key of its passport to be read, seconds.
+#: How long a command or a request waits for a key to be read, seconds.
 _READ_S = 2.0
-_NOT_PROBED = "not probed yet"
+_NOT_PROBED, _NOT_READ = "not probed yet", "its key is not read yet:"
 
 
 class Upstream:
@@ -47,6 +48,8 @@ class Upstream:
         self.healthy: bool | None = None
         self.detail = _NOT_PROBED
         self.models: tuple[str, ...] = ()
+        #: What reads its key for the first time; None once that was waited for.
+        self.reading: asyncio.Future[None] | None = None
 
 
 class Quirks:
@@ -114,8 +117,10 @@ class Targets:
         self._loads: dict[str, TargetLoad] = {}
         #: Upstreams with a key of a tenant's own, with a passport that leads there, and when that was last used.
         self._own: dict[tuple[str, str | None, str | None], tuple[Passport, float]] = {}
-        #: The secrets of profiles' headers, by variable and file; None: it cannot be read.
+        #: The secrets of profiles' headers, by variable and file; None: it cannot be read, or is not read yet.
         self._secrets: dict[tuple[str | None, str | None], str | None] = {}
+        #: What reads files that were not read before.
+        self.readings: set[asyncio.Future[None]] = set()
 
     def apply_settings(self, default_base_url: str, read_credential: ReadCredential) -> None:
         """Go by another default upstream from the next request on."""
@@ -246,6 +251,39 @@ class Targets:
             self._read_secret(key)
         return self._secrets[key]
 
+    async def read_files(self, targets: Sequence[Target], profile: Profile | None) -> None:
+        """Wait a moment for the files with keys that targets and a profile's headers need, as far as none was read.
+
+        A key that takes longer is as one that cannot be read, until it is.
+        """
+        upstreams = {id(each.upstream): each.upstream for each in targets if each.upstream.reading is not None}
+        unread = [each.reading for each in upstreams.values() if each.reading is not None]
+        for value in () if profile is None else profile.rules.headers.values():
+            key = value.env, value.file
+            if value.file is not None and key not in self._secrets:
+                self._secrets[key] = None
+                unread += self._read_aside(partial(self._read_secret, key))
+        if unread:
+            await asyncio.wait(unread, timeout=_READ_S)
+        for upstream in upstreams.values():
+            upstream.reading = None
+
+    def _read_aside(self, read: Callable[[], None]) -> list[asyncio.Future[None]]:
+        """Begin to read a file in a thread; where no event loop runs, read it now.
+
+        Returns:
+            What ends when it is read, if it is not yet.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            read()
+            return []
+        reading = loop.run_in_executor(None, read)
+        self.readings.add(reading)
+        reading.add_done_callback(self.readings.discard)
+        return [reading]
+
     def _read_secret(self, key: tuple[str | None, str | None]) -> None:
         place = Passport(id="", slug="", api_model_id="", credential_env=key[0], credential_file=key[1])
         try:
@@ -320,9 +358,12 @@ class Targets:
         key = (passport.base_url or self._default_base_url, passport.credential_env, passport.credential_file)
         upstream = self._upstreams.get(key)
         if upstream is None:
-            upstream = Upstream(key[0].rstrip("/"), None)
-            self._upstreams[key] = upstream
-            self.refresh_credential(passport, upstream)
+            upstream = self._upstreams[key] = Upstream(key[0].rstrip("/"), None)
+            if passport.credential_file is None:
+                self.refresh_credential(passport, upstream)
+            else:
+                upstream.healthy, upstream.detail = False, f"{_NOT_READ} {passport.credential_file}"
+                upstream.reading = next(iter(self._read_aside(partial(self._read_first, passport, upstream))), None)
         return upstream
 
     async def read_keys(self, passports: Sequence[Passport]) -> None:
@@ -331,18 +372,12 @@ class Targets:
         Requests find the passports afterwards. A key that takes longer than a moment to read is read again with the
         next probe; until then its upstream counts as one that is away.
         """
-        for passport in passports:
-            key = (passport.base_url or self._default_base_url, passport.credential_env, passport.credential_file)
-            if passport.credential_file is None or key in self._upstreams:
-                continue
-            upstream = Upstream(key[0].rstrip("/"), None)
-            upstream.healthy, upstream.detail = False, f"its key is not read yet: {passport.credential_file}"
-            reading = asyncio.ensure_future(asyncio.to_thread(self._read_first, passport, upstream))
-            await asyncio.wait((reading,), timeout=_READ_S)
-            self._upstreams.setdefault(key, upstream)
+        upstreams = [self.upstream_of(each) for each in passports if each.credential_file is not None]
+        if unread := [each.reading for each in upstreams if each.reading is not None]:
+            await asyncio.wait(unread, timeout=_READ_S)
 
     def _read_first(self, passport: Passport, upstream: Upstream) -> None:
-        if self.refresh_credential(passport, upstream):
+        if self.refresh_credential(passport, upstream) and upstream.detail.startswith(_NOT_READ):
             upstream.healthy, upstream.detail = None, _NOT_PROBED
 
     def refresh_credential(self, passport: Passport, upstream: Upstream) -> bool:
