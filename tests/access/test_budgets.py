@@ -364,6 +364,18 @@ def test_end_users_of_whom_nothing_counts_are_forgotten_some_hundred_at_a_time()
         take(budgets, awaiting, now=at(2026, 5, 19, 12))
 
 
+def test_end_users_are_forgotten_by_time_while_no_new_one_comes() -> None:
+    now = [NOON]
+    budgets = having(budget(1, each="end_user"), budget(5, "total", each="end_user", id="bud_2"), clock=lambda: now[0])
+    for number in range(600):
+        take(budgets, drawer(end_user=f"eu_{number}"), now=now[0])
+    for days, kept in enumerate((1_200, 600)):
+        now[0] = NOON + days * DAY
+        while budgets.forget_some():
+            pass
+        assert len(budgets.counters()) == kept, "those of the total count for ever"
+
+
 def test_where_rows_are_read_in_between_only_a_full_tenant_has_end_users_forgotten() -> None:
     now = [NOON]
     budgets = Budgets(lambda: now[0], end_users_most=2, forgets_early=False)

@@ -293,15 +293,18 @@ class CountedBudget:
         self.end_users[counter.tenant_id] = self.end_users.get(counter.tenant_id, 0) + 1
         self._swept.append(counter)
 
-    def forget_some(self, over_us: int, now_us: int) -> None:
+    def forget_some(self, over_us: int, now_us: int) -> bool:
         """Forget the end users of whom nothing counts since ``over_us``, among the next of the sweep.
 
         A sweep begins a minute after the one before has begun, or later, and takes as many calls as its pieces are:
         together in one they would hold up all requests for as long as 300,000 counters take.
+
+        Returns:
+            Whether there are more for this sweep.
         """
         if not self._sweep_left:
             if 0 <= now_us - self._swept_us < _SWEEP_EVERY_US:  # below zero: the clock was set back
-                return
+                return False
             self._swept_us, self._sweep_left = now_us, len(self._swept)
         piece = min(self._sweep_left, _SWEEP_PIECE)
         self._sweep_left -= piece
@@ -311,6 +314,7 @@ class CountedBudget:
                 self._forget(counter, over_us)
             else:
                 self._swept.append(counter)
+        return self._sweep_left > 0
 
     def _forget(self, counter: BudgetCounter, over_us: int) -> None:
         counter.turn(over_us)  # requests under way that held of it are to count nowhere

@@ -332,6 +332,19 @@ class Budgets:
         self._plans[tenant_id] = plan
         self._changed()
 
+    def forget_some(self) -> bool:
+        """Forget some of the end users of whom nothing counts any more, where no request of another one does it.
+
+        Returns:
+            Whether it is to be called again soon: it looks at a part of them at a time.
+        """
+        if not self._forgets_early:
+            return False
+        clock_us, is_left = self.clock(), False
+        for counted in self._counted.values():
+            is_left |= counted.forget_some(clock_us - _LATE_US, clock_us)
+        return is_left
+
     def forget_counts(self, budget_id: str) -> None:
         """Begin counting a budget anew; to be rebuilt from receipts."""
         counted = self._counted.get(budget_id)

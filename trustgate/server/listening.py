@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trustgate.access.budgets import Budgets
 from trustgate.gateway.path.inflight import CUT_S, InFlight
 from trustgate.http.timeouts import ConnectionTimeouts
 from trustgate.http.tls import Certificate
@@ -30,6 +31,9 @@ _logger = logging.getLogger("trustgate.server")
 
 #: How long a stop waits for commands under way, seconds.
 _COMMANDS_S = 5.0
+#: How often end users are forgotten, and, while there are more, the pause between two parts of them, seconds.
+_FORGET_EVERY_S = 60.0
+_PIECE_S = 0.05
 #: What the file names of the largest libraries begin with; all are loaded before a server is built.
 _LARGE_LIBRARIES = ("_duckdb.", "libcrypto.", "libpython3.", "libstdc++.")
 
@@ -145,6 +149,7 @@ def _tasks(
             lambda: server.settings.upstream.health_interval_s,
             server.probe_soon,
         ),
+        _forget_end_users(server.budgets),
         server.running.cut_stalled(lambda: server.settings.serve.stall_timeout_s),
         *(
             ()
@@ -164,6 +169,13 @@ def _tasks(
         *(() if certificate is None else (certificate.look_for_ever(),)),
         *(() if server.telemetry is None else (server.telemetry.run(),)),
     )
+
+
+async def _forget_end_users(budgets: Budgets) -> None:
+    """For ever: have end users forgotten of whom nothing counts any more, also while no new one comes."""
+    while True:
+        is_left = budgets.forget_some()
+        await asyncio.sleep(_PIECE_S if is_left else _FORGET_EVERY_S)
 
 
 def _settle() -> None:
