@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from trustgate.models.estimate import estimate_tokens
 from trustgate.models.metering.answer import failure_of
 from trustgate.models.metering.chunks import FrameKind, StreamMeter
-from trustgate.models.metering.counts import counts_in, plausible
+from trustgate.models.metering.counts import counts_in
 from trustgate.models.metering.events import EventMeter, MessagesMeter, TranscriptTextMeter
 from trustgate.models.metering.lenient import MAX_COUNT
+from trustgate.models.metering.usages import plausible
 from trustgate.models.metering.whole import (
     read_answer,
     read_images,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.models.test_pricing import AT_US
 from tests.support.entries import make_receipt
-from trustgate.models.metering.counts import bounded
+from trustgate.models.metering.usages import bounded
 from trustgate.models.prices import RATES
 from trustgate.models.pricing import BATCH_TIER, PriceTable
 from trustgate.models.summing import CallSums, SummedCalls

@@ -182,6 +182,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "models/metering/answer.py": _METERING,
     "models/metering/chunks.py": _METERING,
     "models/metering/counts.py": _METERING,
+    "models/metering/ordinary.py": _METERING,
+    "models/metering/usages.py": _METERING,
     "models/metering/events.py": _METERING,
     "models/metering/generated.py": _METERING,
     "models/metering/lenient.py": _METERING,

@@ -44,7 +44,7 @@ class CallSums:
         self._sums: dict[int, SummedCalls] = {}
 
     def add(self, usage: Usage) -> None:
-        """Add what one call used, each of its counts within its sum (``counts.bounded``)."""
+        """Add what one call used, each of its counts within its sum (``usages.bounded``)."""
         usage = self._under_conditions(usage)
         step = self._step(usage.prompt_tokens)
         self._add(self._price.apart(usage, self._at_us, step), 1, step)
@@ -79,7 +79,7 @@ class CallSums:
 
 
 def _plus(one: Usage, other: Usage) -> Usage:
-    """Returns the sum; unlike ``counts.added`` of many calls, so what one call can use is no bound of it."""
+    """Returns the sum; unlike ``usages.added`` of many calls, so what one call can use is no bound of it."""
     return msgspec.structs.replace(
         one,
         **{name: getattr(one, name) + getattr(other, name) for name in COUNTS},

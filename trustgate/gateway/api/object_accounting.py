@@ -19,8 +19,8 @@ from trustgate.errors import UpstreamFailed
 from trustgate.gateway.api.batch_files import BatchFile
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.object_ids import BATCHES, AcceptedPrice, Kind, ObjectId, ObjectIds, StepReceipt, Work, is_id
-from trustgate.models.metering.counts import bounded
 from trustgate.models.metering.events import read_object
+from trustgate.models.metering.usages import bounded
 from trustgate.models.pricing import BATCH_TIER, PriceTable
 from trustgate.models.pricing import bounded as within_bounds
 from trustgate.models.summing import SummedCalls

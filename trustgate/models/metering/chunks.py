@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 
 from trustgate.models.metering.answer import Failure, failure_in, failure_of_event, is_failed_text
-from trustgate.models.metering.counts import Counts, counts_of_answer, counts_of_json, filled, plausible
+from trustgate.models.metering.counts import counts_of_answer, counts_of_json
 from trustgate.models.metering.generated import GeneratedText, choice_text, dumped
 from trustgate.models.metering.lenient import UNREADABLE, dict_of, list_of, read_json, text_of
 from trustgate.models.metering.sse import DONE
+from trustgate.models.metering.usages import Counts, filled, plausible
 from trustgate.models.prices import CONDITION_MOST
 from trustgate.types import Usage
 
@@ -259,7 +260,7 @@ class StreamMeter:
         """Returns what the stream used so far: as reported, else from the estimates, which mark it.
 
         When text came after the last report (the stream broke off before its final one), the report's completion is a
-        lower bound and the estimate counts if it is higher. No count is beyond its bound (``counts.plausible``).
+        lower bound and the estimate counts if it is higher. No count is beyond its bound (``usages.plausible``).
         """
         counts = self._counts
         if self._elsewhere and (counts is None or counts.lacks):

@@ -14,173 +14,15 @@ Cohere, Jina, Voyage, Amazon Bedrock (Converse) and Ollama; the sources of llama
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
-from trustgate.models.metering.lenient import MAX_COUNT, UNREADABLE, count, dict_of, list_of, number, read_json, text_of
+from trustgate.models.metering.lenient import count, dict_of, list_of, number, read_json, text_of
+from trustgate.models.metering.ordinary import ordinary_counts
+from trustgate.models.metering.usages import Counts, bounded, milliseconds
 from trustgate.models.prices import CONDITION_MOST
-from trustgate.models.pricing import COUNTS
 from trustgate.types import Usage
-
-_Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
-#: A year: what is said to last longer is nonsense.
-MOST_AUDIO_MS = 31_536_000_000
-
-
-class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """What was reported. What ``lacks`` names is to be estimated; with "split", ``prompt_tokens`` is the total."""
-
-    usage: Usage
-    lacks: Literal["", "prompt", "completion", "split"] = ""
-
-
-# the quick way: an object that holds nothing but what is ordinary, and that adds up
-
-
-class _PromptDetails(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    cached_tokens: _Count | None = None
-    audio_tokens: _Count | None = None
-    text_tokens: msgspec.Raw = msgspec.Raw()
-    image_tokens: _Count | None = None
-
-
-class _CompletionDetails(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    reasoning_tokens: _Count | None = None
-    audio_tokens: _Count | None = None
-    text_tokens: msgspec.Raw = msgspec.Raw()
-    image_tokens: _Count | None = None
-    accepted_prediction_tokens: msgspec.Raw = msgspec.Raw()
-    rejected_prediction_tokens: msgspec.Raw = msgspec.Raw()
-
-
-class _CacheCreation(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    ephemeral_5m_input_tokens: _Count = 0
-    ephemeral_1h_input_tokens: _Count = 0
-
-
-class OrdinaryUsage(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A ``usage`` with no other members than these, each of its usual type."""
-
-    prompt_tokens: _Count | None = None
-    completion_tokens: _Count | None = None
-    total_tokens: _Count | None = None
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _CompletionDetails | None = None
-    input_tokens: _Count | None = None
-    output_tokens: _Count | None = None
-    input_tokens_details: _PromptDetails | None = None
-    output_tokens_details: _CompletionDetails | None = None
-    cache_read_input_tokens: _Count | None = None
-    cache_creation_input_tokens: _Count | None = None
-    cache_creation: _CacheCreation | None = None
-    server_tool_use: None = None
-    service_tier: str | None = None
-    inference_geo: msgspec.Raw = msgspec.Raw()
-
-
-_decode_ordinary = msgspec.json.Decoder(OrdinaryUsage).decode
-
-
-def ordinary_counts(usage: bytes, tier: str = "") -> Counts | None:
-    """Returns the counts in the JSON of a ``usage`` member, if they need no thinking about; None if they do.
-
-    ``tier``: what stands beside it.
-    """
-    try:
-        return counts_of_ordinary(_decode_ordinary(usage), tier)
-    except UNREADABLE:
-        return None
-
-
-def counts_of_json(usage: bytes) -> Counts | None:
-    """Returns what the JSON of a ``usage`` member reports; None if it reports nothing."""
-    return ordinary_counts(usage) or counts_in(read_json(usage))
-
-
-def counts_of_ordinary(said: OrdinaryUsage, tier: str) -> Counts | None:
-    """Returns the counts in a decoded ``usage``, if they add up; None if they need thinking about."""
-    prompt, completion = said.prompt_tokens or said.input_tokens, said.completion_tokens or said.output_tokens
-    total = said.total_tokens
-    if (
-        not prompt
-        or (completion is None and total != prompt)
-        or (said.prompt_tokens and said.input_tokens)
-        or (said.completion_tokens and said.output_tokens)
-        # Details under both names: each may have what the other lacks.
-        or (said.prompt_tokens_details is not None and said.input_tokens_details is not None)
-        or (said.completion_tokens_details is not None and said.output_tokens_details is not None)
-        or (total is not None and total != prompt + (completion or 0))
-    ):
-        return None
-    completion = completion or 0
-    if said.service_tier:
-        tier = said.service_tier
-    if tier:
-        tier = text_of(tier, CONDITION_MOST)
-    if said.cache_read_input_tokens or said.cache_creation_input_tokens or said.cache_creation is not None:
-        return _anthropic(said, prompt, completion, tier)
-    given, made = (
-        said.prompt_tokens_details or said.input_tokens_details,
-        said.completion_tokens_details or said.output_tokens_details,
-    )
-    if given is None and made is None:
-        return Counts(usage=Usage(prompt_tokens=prompt, completion_tokens=completion, service_tier=tier))
-    given, made = given or _NO_PROMPT_DETAILS, made or _NO_COMPLETION_DETAILS
-    cached, reasoning = given.cached_tokens or 0, made.reasoning_tokens or 0
-    heard, seen = given.audio_tokens or 0, given.image_tokens or 0
-    spoken, drawn = made.audio_tokens or 0, made.image_tokens or 0
-    if max(cached, heard, seen) > prompt or max(reasoning, spoken, drawn) > completion:
-        return None
-    return Counts(
-        usage=Usage(
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            cached_tokens=cached,
-            reasoning_tokens=reasoning,
-            audio_prompt_tokens=heard,
-            audio_completion_tokens=spoken,
-            image_prompt_tokens=seen,
-            image_completion_tokens=drawn,
-            service_tier=tier,
-        )
-    )
-
-
-def _anthropic(said: OrdinaryUsage, prompt: int, completion: int, tier: str) -> Counts | None:
-    """Returns the counts of Anthropic's own servers, whose prompt leaves out what its cache served and took."""
-    made = said.output_tokens_details
-    if said.prompt_tokens or said.total_tokens is not None or said.input_tokens_details or said.completion_tokens:
-        return None
-    if said.prompt_tokens_details is not None or said.completion_tokens_details is not None:
-        return None
-    created = said.cache_creation or _NOTHING_CREATED
-    cached, hour = said.cache_read_input_tokens or 0, created.ephemeral_1h_input_tokens
-    written = said.cache_creation_input_tokens or 0
-    reasoning = 0 if made is None else made.reasoning_tokens or 0
-    if written != hour + created.ephemeral_5m_input_tokens and said.cache_creation is not None:
-        return None
-    if reasoning > completion or prompt + cached + written > MAX_COUNT:
-        return None
-    return Counts(
-        usage=Usage(
-            prompt_tokens=prompt + cached + written,
-            completion_tokens=completion,
-            cached_tokens=cached,
-            cache_write_tokens=written,
-            cache_write_1h_tokens=hour,
-            reasoning_tokens=reasoning,
-            service_tier=tier,
-        )
-    )
-
-
-_NOTHING_CREATED = _CacheCreation()
-_NO_PROMPT_DETAILS = _PromptDetails()
-_NO_COMPLETION_DETAILS = _CompletionDetails()
-
-
-# the thorough way: any object
 
 _PROMPT = (
     *("prompt_tokens", "input_tokens", "promptTokens", "inputTokens", "promptTokenCount", "prompt_token_count"),
@@ -209,6 +51,11 @@ _THOUGHTS = ("thoughtsTokenCount", "thoughts_token_count")
 _SEARCHES = ("web_search_requests", "num_search_queries", "num_sources_used", "search_units", "num_searches")
 _SECONDS = ("seconds", "prompt_audio_seconds", "duration_seconds", "audio_seconds", "duration")
 _BEYOND_USAGE = ("usageMetadata", "usage_metadata", "token_usage", "tokenUsage", "tokens", "billed_units")
+
+
+def counts_of_json(usage: bytes) -> Counts | None:
+    """Returns what the JSON of a ``usage`` member reports; None if it reports nothing."""
+    return ordinary_counts(usage) or counts_in(read_json(usage))
 
 
 def counts_in(usage: object, *, generates: bool = True) -> Counts | None:
@@ -445,114 +292,3 @@ def _all(place: dict[str, Any], names: tuple[str, ...]) -> list[int]:
 
 def _largest(place: dict[str, Any], names: tuple[str, ...]) -> int:
     return max((value for name in names if (value := count(place.get(name))) is not None), default=0)
-
-
-# what every usage has to fulfil
-
-
-def milliseconds(seconds: float) -> int:
-    """Seconds as milliseconds, rounded up; 0 where they cannot be right."""
-    milli = -int(-seconds * 1000 // 1)
-    return milli if 0 <= milli <= MOST_AUDIO_MS else 0
-
-
-def bounded(usage: Usage, *, is_sum_known: bool = True) -> Usage:
-    """Returns the usage with each part at most as large as what it is part of, and no sum beyond ``MAX_COUNT``.
-
-    A part that was larger marks the usage as contradictory, unless the sums are not known yet.
-    """
-    prompt, completion = min(usage.prompt_tokens, MAX_COUNT), min(usage.completion_tokens, MAX_COUNT)
-    cached = min(usage.cached_tokens, prompt)
-    written = min(usage.cache_write_tokens, prompt - cached)
-    fitted = {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "cached_tokens": cached,
-        "cache_write_tokens": written,
-        "cache_write_1h_tokens": min(usage.cache_write_1h_tokens, written),
-        "reasoning_tokens": min(usage.reasoning_tokens, completion),
-        "audio_prompt_tokens": min(usage.audio_prompt_tokens, prompt),
-        "image_prompt_tokens": min(usage.image_prompt_tokens, prompt),
-        "audio_completion_tokens": min(usage.audio_completion_tokens, completion),
-        "image_completion_tokens": min(usage.image_completion_tokens, completion),
-    }
-    if all(getattr(usage, name) == value for name, value in fitted.items()):
-        return usage
-    return msgspec.structs.replace(usage, **fitted, contradictory=usage.contradictory or is_sum_known)
-
-
-def filled(counts: Counts | None, prompt_estimate: int, completion_estimate: int) -> Usage:
-    """Returns the usage that was reported, with estimates for what was not; it is marked where an estimate is in it."""
-    prompt_estimate, completion_estimate = min(prompt_estimate, MAX_COUNT), min(completion_estimate, MAX_COUNT)
-    if counts is None:
-        return Usage(prompt_tokens=prompt_estimate, completion_tokens=completion_estimate, estimated=True)
-    usage = counts.usage
-    prompt, completion = usage.prompt_tokens, usage.completion_tokens
-    contradictory = usage.contradictory
-    match counts.lacks:
-        case "prompt":
-            prompt = max(prompt_estimate, prompt)
-        case "completion":
-            completion = max(completion_estimate, completion)
-        case "split" if prompt:
-            completion = min(completion_estimate, prompt)
-            prompt -= completion
-        case "split":
-            prompt, completion = prompt_estimate, completion_estimate
-        case _ if not completion and completion_estimate:
-            # A count of nothing beside a text that was generated.
-            completion, contradictory = completion_estimate, True
-        case _:
-            return usage
-    is_changed = prompt != usage.prompt_tokens or completion != usage.completion_tokens
-    return bounded(
-        msgspec.structs.replace(
-            usage,
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            contradictory=contradictory,
-            estimated=usage.estimated or is_changed,
-        )
-    )
-
-
-def added(one: Usage, other: Usage) -> Usage:
-    """Returns the sum of two usages: of the parts of one answer that each report their own."""
-    sums = {name: min(getattr(one, name) + getattr(other, name), MAX_COUNT) for name in COUNTS}
-    return bounded(
-        msgspec.structs.replace(
-            other,
-            **sums,
-            estimated=one.estimated or other.estimated,
-            contradictory=one.contradictory or other.contradictory,
-        )
-    )
-
-
-def plausible(
-    usage: Usage,
-    *,
-    prompt_bound: int | None = None,
-    completion_bound: int | None = None,
-    prompt_estimate: int | None = None,
-    completion_estimate: int | None = None,
-) -> Usage:
-    """The usage with no count beyond what is plausible for its request.
-
-    Args:
-        prompt_bound: the most prompt tokens there can have been (the model's context length, say); None: not known.
-        completion_bound: the most that can have been generated (what was held for the request, say).
-        prompt_estimate: what counts instead of a prompt beyond its bound; None: the bound itself.
-        completion_estimate: the same for a completion.
-
-    Returns the usage itself where it is plausible, else one that is marked as estimated.
-    """
-    prompt, completion = usage.prompt_tokens, usage.completion_tokens
-    if prompt_bound is not None and prompt > prompt_bound:
-        prompt = min(prompt_bound, prompt_bound if prompt_estimate is None else prompt_estimate)
-    if completion_bound is not None and completion > completion_bound:
-        completion = min(completion_bound, completion_bound if completion_estimate is None else completion_estimate)
-    if prompt == usage.prompt_tokens and completion == usage.completion_tokens:
-        return usage
-    prompt, completion = max(prompt, 0), max(completion, 0)
-    return bounded(msgspec.structs.replace(usage, prompt_tokens=prompt, completion_tokens=completion, estimated=True))

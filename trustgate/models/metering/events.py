@@ -12,17 +12,11 @@ import msgspec
 
 from trustgate.models.metering.answer import failure_in, failure_of_event, is_failed_text
 from trustgate.models.metering.chunks import NO_ERROR, FrameKind, StreamMeter, is_done
-from trustgate.models.metering.counts import (
-    COMPLETION_NAMES,
-    Counts,
-    added,
-    counts_in,
-    counts_of_answer,
-    generated_count,
-)
+from trustgate.models.metering.counts import COMPLETION_NAMES, counts_in, counts_of_answer, generated_count
 from trustgate.models.metering.generated import GeneratedText, dumped, generated_texts, item_text
 from trustgate.models.metering.lenient import UNREADABLE, count, dict_of, read_json, text_of
 from trustgate.models.metering.sse import DONE
+from trustgate.models.metering.usages import Counts, added
 from trustgate.models.metering.whole import last_cue_ms, searches_in
 from trustgate.types import Usage
 

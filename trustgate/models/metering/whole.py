@@ -13,17 +13,11 @@ from typing import Any
 import msgspec
 
 from trustgate.models.metering.answer import Failure, failure_in, failure_of, is_failed_text
-from trustgate.models.metering.counts import (
-    Counts,
-    OrdinaryUsage,
-    counts_of_answer,
-    counts_of_ordinary,
-    filled,
-    milliseconds,
-    plausible,
-)
+from trustgate.models.metering.counts import counts_of_answer
 from trustgate.models.metering.generated import generated_tokens
 from trustgate.models.metering.lenient import UNREADABLE, dict_of, list_of, number, read_json, text_of
+from trustgate.models.metering.ordinary import OrdinaryUsage, counts_of_ordinary
+from trustgate.models.metering.usages import Counts, filled, milliseconds, plausible
 from trustgate.types import Usage
 
 
