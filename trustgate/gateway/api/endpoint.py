@@ -26,10 +26,11 @@ from trustgate.gateway.api.body_ids import (
     Marks,
     named_in,
 )
+from trustgate.gateway.api.call import Call, broken_call, with_ids, with_members
 from trustgate.gateway.api.dialects import ANTHROPIC, OPENAI, Dialect
 from trustgate.gateway.api.members import BOUNDS, COMMON
 from trustgate.gateway.api.object_ids import BATCHES, Kind
-from trustgate.gateway.api.parsing import Call, broken_call, read_nothing, with_ids, with_members
+from trustgate.gateway.api.parsing import read_nothing
 from trustgate.gateway.api.schemas import Nothing
 from trustgate.models.metering import whole
 from trustgate.types import SERVICE_PREFIX

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from trustgate.gateway.api.call import Call
 from trustgate.gateway.api.dialects import ANTHROPIC, EVENTS, OPENAI, RESPONSES
 from trustgate.gateway.api.endpoint import Body, Endpoint
 from trustgate.gateway.api.object_ids import Kind
 from trustgate.gateway.api.parsing import (
-    Call,
     read_batch,
     read_chat,
     read_completion,

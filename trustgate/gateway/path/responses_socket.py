@@ -19,8 +19,8 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from trustgate.errors import AuthenticationFailed, InvalidRequest, TrustGateError, Unavailable
+from trustgate.gateway.api.call import MOST_MEMBERS, too_many_members
 from trustgate.gateway.api.endpoints import Endpoint
-from trustgate.gateway.api.parsing import MOST_MEMBERS, too_many_members
 from trustgate.gateway.path.delivery import cancellation_error
 from trustgate.gateway.path.inflight import Reason
 from trustgate.gateway.path.pipeline import Pipeline
