@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trustgate.access.budgets import BudgetEvent, Budgets, Claim, Drawer
+from trustgate.access.budget_reach import Drawer
+from trustgate.access.budgets import BudgetEvent, Budgets, Claim
 from trustgate.access.spans import CALENDAR, read_span
 from trustgate.errors import InvalidRequest, RateLimited
 from trustgate.types import Budget, EndUser
@@ -178,7 +179,7 @@ def test_a_budget_that_is_removed_limits_nobody_and_one_that_changes_keeps_its_u
         take(budgets)
     assert used(budgets) == [(2, 1)]
     assert not budgets.put(budget(3, removed_us=NOON))
-    assert take(budgets).is_empty and budgets.find("budget_1") is None and budgets.standings(NOON) == []
+    assert not take(budgets).draws() and budgets.find("budget_1") is None and budgets.standings(NOON) == []
 
 
 def test_an_amount_that_grows_has_its_steps_told_again() -> None:

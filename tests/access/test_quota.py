@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from msgspec.structs import replace
 
-from trustgate.access.budgets import Budgets, Drawer
-from trustgate.access.quota import Ask, Hold, LimitReached, Quota, Windows
+from trustgate.access.budget_reach import Drawer
+from trustgate.access.budgets import Budgets
+from trustgate.access.quota import Ask, Hold, LimitReached, Quota
+from trustgate.access.windows import Windows
 from trustgate.errors import RateLimited
 from trustgate.types import ApiKey, Budget, Limits, Plan, Tenant
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.entries import make_receipt
-from trustgate.access.budgets import Budgets, Drawer
+from trustgate.access.budget_reach import Drawer
+from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Quota
 from trustgate.cluster import nodes

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from tests.cluster.bookkeeping import make_caller
 from tests.support.entries import make_receipt
-from trustgate.access.budgets import Drawer
+from trustgate.access.budget_reach import Drawer
 from trustgate.access.quota import Ask
 from trustgate.cluster.holds import Use
 from trustgate.cluster.lasting_work import work_key

@@ -61,7 +61,10 @@ _PATH = (
 TESTS: dict[str, tuple[str, ...]] = {
     "access/quota.py": ("tests/access/test_quota.py",),
     "access/quota_counter.py": ("tests/access/test_quota.py",),
+    "access/windows.py": ("tests/access/test_quota.py",),
     "access/budgets.py": ("tests/access/test_budgets.py",),
+    "access/budget_reach.py": ("tests/access/test_budgets.py",),
+    "access/refusals.py": ("tests/access/test_quota.py", "tests/access/test_budgets.py"),
     "access/budget_counter.py": ("tests/access/test_budgets.py",),
     "access/spans.py": ("tests/access/test_budgets.py",),
     "access/end_users.py": ("tests/gateway/test_end_users.py",),

@@ -15,9 +15,8 @@ import msgspec
 
 from trustgate.access.spans import NEVER_US, Span, read_span
 from trustgate.ids import MICROSECONDS_PER_SECOND
-from trustgate.types import Budget, BudgetUnit
+from trustgate.types import UNITS, Budget, Unit
 
-UNITS: Final[tuple[BudgetUnit, ...]] = ("requests", "tokens", "cost_nano_usd")
 #: How often the counters of end users are looked through for those that count nothing any more.
 _SWEEP_EVERY_US: Final = 60 * MICROSECONDS_PER_SECOND
 #: How many of them at a time: 0.4 ms where all of them are forgotten.
@@ -29,7 +28,7 @@ class BudgetStanding(msgspec.Struct, frozen=True, kw_only=True):
 
     budget: str
     name: str
-    unit: BudgetUnit
+    unit: Unit
     amount: int
     span: str
     hard: bool

@@ -16,7 +16,6 @@ from now on, and no caller waits longer than the span lasts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 import msgspec
@@ -29,30 +28,16 @@ from trustgate.access.budget_counter import (
     next_step_at,
     step_of,
 )
+from trustgate.access.budget_reach import Drawer, applies, covers, hides_figures, reach_of, subject_of
+from trustgate.access.refusals import budget_refusal
 from trustgate.access.spans import NEVER_US, Span
-from trustgate.errors import RateLimited
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
-from trustgate.types import NANO_USD_PER_USD, Budget, BudgetUnit, EndUser, matches
+from trustgate.types import Budget, EndUser, Unit
 
-#: Beyond this many seconds a client should not wait in its retry loop but tell its user.
-_RETRY_WORTH_S: Final = 60
 #: End users of one tenant that one budget counts one by one; those that come later share one more.
 END_USERS_MOST: Final = 100_000
 #: For how long a request may have waited and still find what counted when it arrived, though the span is over.
 _LATE_US: Final = 60 * MICROSECONDS_PER_SECOND
-
-
-class Drawer(NamedTuple):
-    """Who draws on budgets, and with which model."""
-
-    tenant_id: str
-    #: What the key's use is counted under (``ApiKey.account_id``).
-    key_id: str
-    plan: str
-    #: The names that the model goes by; none for a request without a model.
-    models: tuple[str, ...]
-    #: Pseudonym; "" for a request that names no end user; None where the key's requests do not name any.
-    end_user: str | None = None
 
 
 class BudgetEvent(NamedTuple):
@@ -62,21 +47,6 @@ class BudgetEvent(NamedTuple):
     percent: int
     is_refused: bool
     at_us: int
-
-
-def applies(budget: Budget, tenant_id: str, key_id: str, plan: str) -> bool:
-    """Returns whether a tenant's requests with a key draw on a budget, whatever the model."""
-    return budget.everyone or tenant_id in budget.tenants or key_id in budget.keys or plan in budget.plans
-
-
-def covers(budget: Budget, models: tuple[str, ...]) -> bool:
-    """Returns whether a budget is for a model of these names."""
-    return budget.covers_all_models or any(matches(budget.models, name) for name in models)
-
-
-def hides_figures(budget: Budget) -> bool:
-    """Whether tenants that draw on it do not see its use: it is that of tenants who need not know of each other."""
-    return budget.each == "all" and (budget.everyone or bool(budget.plans))
 
 
 class Claim(msgspec.Struct, eq=False):
@@ -97,13 +67,8 @@ class Claim(msgspec.Struct, eq=False):
     def add(self, counter: BudgetCounter, cell: UseCell) -> None:
         self._parts.append((counter, cell))
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether it draws on no budget now. One that comes while it is held is drawn on then."""
-        return not self._parts
-
     def draws(self) -> bool:
-        """Returns whether it draws on a budget now."""
+        """Returns whether it draws on a budget now. One that comes while it is held is drawn on then."""
         return bool(self._parts)
 
     def parts(self) -> list[tuple[BudgetCounter, int, int]]:
@@ -178,7 +143,7 @@ class Claim(msgspec.Struct, eq=False):
         for counter, cell in parts:
             budgets.add_use(counter, cell, use)
 
-    def rate(self, unit: BudgetUnit, at_us: int) -> tuple[int, int, float] | None:
+    def rate(self, unit: Unit, at_us: int) -> tuple[int, int, float] | None:
         """Returns limit, remaining and seconds until it resets, of the tightest hard budget of this unit."""
         tightest: tuple[int, int, float] | None = None
         for counter, _ in self._parts:
@@ -252,7 +217,9 @@ class Budgets:
             need = needs[counter.of.unit]
             # A request that needs none of a unit is not refused for it.
             if refuses and need and counter.of.budget.hard and counter.used + counter.held + need > counter.amount:
-                raise self._refusal(counter, need, at_us)
+                if need <= counter.amount:
+                    self.give_notice(counter, is_refused=True)
+                raise budget_refusal(counter, need, at_us)
             claim.add(counter, cell)
         return claim
 
@@ -283,7 +250,7 @@ class Budgets:
         for counted in self._applying_to(drawer):
             budget = counted.budget
             if covers(budget, drawer.models):
-                subject = _subject(budget, drawer)
+                subject = subject_of(budget, drawer)
                 if subject is not None:
                     found.append(self._counter(counted, subject, drawer.tenant_id, at_us))
         return found
@@ -378,7 +345,7 @@ class Budgets:
         budget = counted.budget
         if not applies(budget, drawer.tenant_id, drawer.key_id, drawer.plan) or not covers(budget, drawer.models):
             return
-        subject = _subject(budget, drawer)
+        subject = subject_of(budget, drawer)
         if subject is not None:
             counter = self._counter(counted, subject, drawer.tenant_id, at_us)
             span = counted.span
@@ -398,7 +365,7 @@ class Budgets:
             return
         budget = counted.budget
         if applies(budget, drawer.tenant_id, drawer.key_id, drawer.plan) and covers(budget, drawer.models):
-            subject = _subject(budget, drawer)
+            subject = subject_of(budget, drawer)
             if subject is not None:
                 counter = self._counter(counted, subject, drawer.tenant_id, start_us)
                 used = 0 if counter.awaited is None else counter.awaited[1]
@@ -447,7 +414,7 @@ class Budgets:
         for counted in self._counted.values():
             budget = counted.budget
             if applies(budget, drawer.tenant_id, drawer.key_id, drawer.plan):
-                subject = _subject(budget, drawer)
+                subject = subject_of(budget, drawer)
                 if subject is not None:
                     counter = counted.counters.get(subject)
                     if counter is None:
@@ -495,60 +462,3 @@ class Budgets:
         counter = BudgetCounter(counted, subject, tenant_id, amount)
         counted.add_end_user(counter)
         return counter
-
-    def _refusal(self, counter: BudgetCounter, need: int, at_us: int) -> RateLimited:
-        budget, span = counter.of.budget, counter.of.span
-        is_hopeless = need > counter.amount
-        if not is_hopeless:
-            self.give_notice(counter, is_refused=True)
-        room_us = None if is_hopeless else counter.room_at(need)
-        is_money = budget.unit == "cost_nano_usd"
-        what = "USD" if is_money else budget.unit
-        figures = f"limit {shown_amount(budget.unit, counter.amount)}"
-        if not hides_figures(budget):
-            left = max(0, counter.amount - counter.used - counter.held)
-            figures += f", left {shown_amount(budget.unit, left)}"
-        period = "in all" if span.is_total else f"in {span}" if span.is_rolling else f"per {span}"
-        headers = {}
-        if is_hopeless:
-            end = "It can never pass."
-        elif room_us is None:
-            end = "This budget does not begin anew."
-        else:
-            retry_after_s = max(1, -(-(room_us - at_us) // MICROSECONDS_PER_SECOND))
-            headers["retry-after"] = str(retry_after_s)
-            moment = datetime.fromtimestamp(-(-room_us // MICROSECONDS_PER_SECOND), UTC)
-            end = f"It has room again at {moment:%Y-%m-%d %H:%M:%S} UTC. Please try again in {retry_after_s} s."
-        return RateLimited(
-            f"The budget {budget.name!r} is reached: {what} {period}, {figures}, this request needs "
-            f"{shown_amount(budget.unit, need)}. {end}",
-            type="insufficient_quota" if is_money else budget.unit,
-            code="insufficient_quota" if is_money else "rate_limit_exceeded",
-            headers=headers,
-            retryable="retry-after" in headers and int(headers["retry-after"]) <= _RETRY_WORTH_S,
-        )
-
-
-def shown_amount(unit: BudgetUnit, amount: int) -> str:
-    """``1500`` requests or tokens; of money ``1.50``."""
-    if unit != "cost_nano_usd":
-        return str(amount)
-    decimals = f"{amount % NANO_USD_PER_USD:09d}".rstrip("0").ljust(2, "0")
-    return f"{amount // NANO_USD_PER_USD}.{decimals}"
-
-
-def reach_of(budget: Budget) -> Budget:
-    """Returns what decides which use a budget counts."""
-    return msgspec.structs.replace(budget, name="", amount=0, hard=True, notice_at_percent=(), created_us=0)
-
-
-def _subject(budget: Budget, drawer: Drawer) -> str | None:
-    """Whose counter a request draws on; None: on none of this budget's."""
-    if budget.each == "all":
-        return ""
-    if budget.each == "tenant":
-        return drawer.tenant_id
-    if budget.each == "key":
-        return drawer.key_id
-    # Leaving out the name must not be a way around the budget: those without one have one together.
-    return None if drawer.end_user is None else drawer.end_user or f"{drawer.tenant_id}/unnamed"

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from trustgate.access.budgets import applies
+from trustgate.access.budget_reach import applies
 from trustgate.access.end_users import read_sources, salt_of
 from trustgate.access.keys import HASH_PREFIX, explain_unknown, hash_secret
 from trustgate.access.profiles import effective, key_profile_id, plan_profile_id, tenant_profile_id
@@ -21,6 +21,7 @@ from trustgate.formats.likeness import did_you_mean
 from trustgate.store import State
 from trustgate.types import (
     FACTOR_ONE_PPM,
+    WINDOWS,
     ApiKey,
     Budget,
     EndUser,
@@ -440,13 +441,13 @@ def _limits_use(limits: Limits) -> bool:
     return limits.max_tokens is not None or any(
         getattr(limits, f"{unit}_per_{window}") is not None
         for unit in ("tokens", "cost_nano_usd")
-        for window in ("minute", "day", "month")
+        for window in WINDOWS
     )
 
 
 def limits_money(limits: Limits) -> bool:
     """Returns whether they limit what may be spent in any window."""
-    return any(getattr(limits, f"cost_nano_usd_per_{window}") is not None for window in ("minute", "day", "month"))
+    return any(getattr(limits, f"cost_nano_usd_per_{window}") is not None for window in WINDOWS)
 
 
 def _policy_hash(tenant: Tenant, plan: Plan, key: ApiKey, profile: Profile | None) -> str:

@@ -16,24 +16,17 @@ these: no caller waits longer than a window lasts, and none gets a window for no
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from trustgate.access.budgets import Claim
 from trustgate.access.quota_counter import COST, REQUESTS, TOKENS, CounterState, QuotaCounter, QuotaLimit
-from trustgate.errors import RateLimited
+from trustgate.access.refusals import quota_refusal, too_many_at_once
+from trustgate.access.windows import Windows
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
-from trustgate.types import NANO_USD_PER_USD, ApiKey, Limits, Plan, Tenant
-
-_MINUTE_US: Final = 60 * MICROSECONDS_PER_SECOND
-_DAY_US: Final = 86_400 * MICROSECONDS_PER_SECOND
-_WINDOWS: Final = ("minute", "day", "month")
-_UNITS: Final = ("requests", "tokens", "cost_nano_usd")
-#: Beyond this many seconds a client should not wait in its retry loop but tell its user.
-_RETRY_WORTH_S: Final = 60
+from trustgate.types import UNITS, WINDOWS, ApiKey, Limits, Plan, Tenant
 
 
 class Ask(msgspec.Struct, frozen=True, gc=False):
@@ -90,23 +83,6 @@ class Hold(msgspec.Struct, eq=False):
     claim: Claim | None = None
 
 
-class Windows(msgspec.Struct, frozen=True):
-    """The calendar windows that contain a moment: where each began and where each ends, microseconds UTC."""
-
-    starts: tuple[int, int, int]
-    ends: tuple[int, int, int]
-
-    @classmethod
-    def at(cls, at_us: int) -> Windows:
-        minute = at_us - at_us % _MINUTE_US
-        day = at_us - at_us % _DAY_US
-        date = time.gmtime(at_us // MICROSECONDS_PER_SECOND)
-        month = day - (date.tm_mday - 1) * _DAY_US
-        next_month = month + 31 * _DAY_US
-        next_month -= (time.gmtime(next_month // MICROSECONDS_PER_SECOND).tm_mday - 1) * _DAY_US
-        return cls((minute, day, month), (minute + _MINUTE_US, day + _DAY_US, next_month))
-
-
 class QuotaUsage(NamedTuple):
     """Copies of all counters: of each subject its requests in flight and, for each window, requests, tokens and cost.
 
@@ -159,10 +135,10 @@ class Quota:
         by_key = counters.get(key.account_id) or self._counter(key.account_id)
         most = plan.limits.parallel_requests
         if most is not None and by_tenant.parallel >= most:
-            raise _too_many_at_once(most, f"plan {plan.name!r}")
+            raise too_many_at_once(most, f"plan {plan.name!r}")
         most = key.limits.parallel_requests
         if most is not None and by_key.parallel >= most:
-            raise _too_many_at_once(most, "this API key")
+            raise too_many_at_once(most, "this API key")
         return ParallelSlot((by_tenant, by_key))
 
     def reserve(
@@ -241,7 +217,8 @@ class Quota:
             if need and used + need > limit.most:
                 if self.on_limit is not None and limit.window and need <= limit.most:
                     self._tell(limit, *subject, at_us)
-                raise self._refusal(limit, used, need, owner, at_us)
+                retry_after_s = max(1, -(-(self._windows.ends[limit.window] - at_us) // MICROSECONDS_PER_SECOND))
+                raise quota_refusal(limit, used, need, owner, retry_after_s)
 
     def hold_work(self, subject_ids: Sequence[str], ask: Ask, at_us: int, claim: Claim | None = None) -> Hold:
         """Hold what work may still use that goes on after its request has ended.
@@ -387,9 +364,7 @@ class Quota:
         if at_us >= self._windows.ends[0]:
             self._turn(at_us)
         counter = self._counters.get(subject_id) or QuotaCounter()
-        return {
-            window: dict(zip(_UNITS, used, strict=True)) for window, used in zip(_WINDOWS, counter.used, strict=True)
-        }
+        return {window: dict(zip(UNITS, used, strict=True)) for window, used in zip(WINDOWS, counter.used, strict=True)}
 
     def current_usage(self, at_us: int) -> QuotaUsage:
         """Returns everything at once, for the audit."""
@@ -438,8 +413,8 @@ class Quota:
             counter.limits = limits
             counter.active = tuple(
                 QuotaLimit(window, unit, most)
-                for window, window_name in enumerate(_WINDOWS)
-                for unit, unit_name in enumerate(_UNITS)
+                for window, window_name in enumerate(WINDOWS)
+                for unit, unit_name in enumerate(UNITS)
                 if (most := getattr(limits, f"{unit_name}_per_{window_name}")) is not None
             )
         return counter.active
@@ -464,23 +439,8 @@ class Quota:
             return
         self._reached.add(which)
         until_us = self._windows.ends[limit.window]
-        window, unit = _WINDOWS[limit.window], _UNITS[limit.unit]
+        window, unit = WINDOWS[limit.window], UNITS[limit.unit]
         self.on_limit(LimitReached(tenant_id, key_id, window, unit, limit.most, at_us, until_us))
-
-    def _refusal(self, limit: QuotaLimit, used: int, demand: int, owner: str, at_us: int) -> RateLimited:
-        window, unit = _WINDOWS[limit.window], _UNITS[limit.unit]
-        retry_after_s = max(1, -(-(self._windows.ends[limit.window] - at_us) // MICROSECONDS_PER_SECOND))
-        most, left, need = (_show(limit.unit, n) for n in (limit.most, max(0, limit.most - used), demand))
-        what = "USD" if limit.unit == COST else unit
-        hopeless = demand > limit.most
-        return RateLimited(
-            f"Rate limit reached on {what} per {window} for {owner}: limit {most}, left {left}, this request "
-            f"needs {need}. " + ("It can never pass." if hopeless else f"Please try again in {retry_after_s} s."),
-            type="insufficient_quota" if limit.unit == COST else unit,
-            code="insufficient_quota" if limit.unit == COST else "rate_limit_exceeded",
-            headers={"retry-after": str(retry_after_s)},
-            retryable=not hopeless and retry_after_s <= _RETRY_WORTH_S,
-        )
 
 
 def _tighter(rate: Rate | None, of_budget: tuple[int, int, float] | None) -> Rate | None:
@@ -495,19 +455,3 @@ def _tighter(rate: Rate | None, of_budget: tuple[int, int, float] | None) -> Rat
 def _without(used: list[list[int]], lasting: list[list[int]]) -> tuple[tuple[int, int, int], ...]:
     pairs = zip(used, lasting, strict=True)
     return tuple((of[0] - less[0], of[1] - less[1], of[2] - less[2]) for of, less in pairs)
-
-
-def _show(unit: int, amount: int) -> str:
-    if unit != COST:
-        return str(amount)
-    return f"{amount // NANO_USD_PER_USD}.{amount % NANO_USD_PER_USD:09d}"
-
-
-def _too_many_at_once(most: int, owner: str) -> RateLimited:
-    return RateLimited(
-        f"Too many parallel requests for {owner}: at most {most} at once. Please try again when one has ended.",
-        type="requests",
-        code="too_many_parallel_requests",
-        headers={"retry-after": "1"},
-        retryable=True,
-    )

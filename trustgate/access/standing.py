@@ -1,6 +1,6 @@
 """Where a caller's limits stand: each with what was used of it, what is left, and when it resets.
 
-Owns the form. Windows are calendar windows in UTC (``access.quota``), so that each says the moment at which it ends.
+Owns the form. Windows are calendar windows in UTC (``access.windows``), so that each says the moment at which it ends.
 """
 
 from __future__ import annotations
@@ -8,11 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trustgate.access.quota import Windows
-from trustgate.types import Limits
-
-#: What limits of windows are in.
-UNITS = ("requests", "tokens", "cost_nano_usd")
+from trustgate.access.windows import Windows
+from trustgate.types import UNITS, WINDOWS, Limits
 
 
 def limit_cards(owner: str, limits: Limits, used: Mapping[str, Mapping[str, int]], at_us: int) -> list[dict[str, Any]]:
@@ -24,7 +21,7 @@ def limit_cards(owner: str, limits: Limits, used: Mapping[str, Mapping[str, int]
         used: What was used in each running window, holds included (``Quota.used``).
         at_us: Now, microseconds UTC.
     """
-    ends = dict(zip(("minute", "day", "month"), Windows.at(at_us).ends, strict=True))
+    ends = dict(zip(WINDOWS, Windows.at(at_us).ends, strict=True))
     cards = []
     for window, until_us in ends.items():
         for unit in UNITS:

@@ -8,14 +8,12 @@ from collections.abc import Iterator
 from trustgate.access.quota import QuotaUsage
 from trustgate.ids import MICROSECONDS_PER_SECOND
 from trustgate.receipts.receipt import billed_of
-from trustgate.types import COUNTED, Receipt
+from trustgate.types import COUNTED, UNITS, WINDOWS, Receipt
 
 #: Receipts are written as requests end; one that ended so much before an earlier one was dated by another clock.
 _CLOCK_SLACK_US = MICROSECONDS_PER_SECOND // 2
 #: A request counts in the windows that run when it is admitted, which is so much after it arrived at most.
 ADMISSION_US = 300 * MICROSECONDS_PER_SECOND
-_WINDOWS = ("minute", "day", "month")
-_UNITS = ("requests", "tokens", "cost_nano_usd")
 
 
 class QuotaAudit:
@@ -64,13 +62,13 @@ class QuotaAudit:
         if not self._counts_limited:
             subjects |= {subject for _, subject in self._within}
         for subject in sorted(subjects):
-            parallel, used = counters.get(subject, (0, ((0, 0, 0),) * len(_WINDOWS)))
-            for window, name in enumerate(_WINDOWS):
+            parallel, used = counters.get(subject, (0, ((0, 0, 0),) * len(WINDOWS)))
+            for window, name in enumerate(WINDOWS):
                 if window in self._left:
                     continue
                 least = self._within[window, subject]
                 most = [a + b for a, b in zip(least, self._before[window, subject], strict=True)]
-                for unit, unit_name in enumerate(_UNITS):
+                for unit, unit_name in enumerate(UNITS):
                     counted = used[window][unit]
                     if counted < least[unit] or (not parallel and counted > most[unit]):
                         yield (

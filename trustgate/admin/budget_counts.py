@@ -12,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from trustgate.access.budget_counter import BudgetStanding
-from trustgate.access.budgets import Budgets, Drawer
+from trustgate.access.budget_reach import Drawer
+from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Directory
 from trustgate.access.spans import Span
 from trustgate.models.catalog import Catalog

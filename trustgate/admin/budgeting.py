@@ -8,7 +8,7 @@ import msgspec
 
 from trustgate.access.budget_counter import BudgetStanding
 from trustgate.admin.commands import Command
-from trustgate.types import Budget, BudgetUnit
+from trustgate.types import Budget, Unit
 
 
 class BudgetPut(Command[Budget], frozen=True, kw_only=True, tag="budget.put"):
@@ -17,7 +17,7 @@ class BudgetPut(Command[Budget], frozen=True, kw_only=True, tag="budget.put"):
     budget: str
     create: bool = False
     name: str | None = None
-    unit: BudgetUnit | None = None
+    unit: Unit | None = None
     #: Of money, nano-USD.
     amount: int | None = None
     span: str | None = None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from trustgate.access.budgets import applies
+from trustgate.access.budget_reach import applies
 from trustgate.access.directory import Directory, limits_money
 from trustgate.admin.context import AdminContext
 from trustgate.admin.money import (

@@ -16,7 +16,7 @@ from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute, with_admin
 from trustgate.cli.options import option, with_options
 from trustgate.errors import InvalidRequest
-from trustgate.types import Budget, BudgetUnit
+from trustgate.types import Budget, Unit
 
 
 class _Group(TyperGroup):
@@ -42,7 +42,7 @@ BudgetArgument = Annotated[str, typer.Argument(metavar="BUDGET", help="The budge
 class BudgetTerms(NamedTuple):
     """What was given of a budget; None stays as it is."""
 
-    unit: BudgetUnit | None
+    unit: Unit | None
     amount: int | None
     span: str | None
     tenants: tuple[str, ...] | None
@@ -55,7 +55,7 @@ class BudgetTerms(NamedTuple):
     notice_at_percent: tuple[int, ...] | None
 
 
-_AMOUNTS: dict[str, BudgetUnit] = {"usd": "cost_nano_usd", "tokens": "tokens", "requests": "requests"}
+_AMOUNTS: dict[str, Unit] = {"usd": "cost_nano_usd", "tokens": "tokens", "requests": "requests"}
 _WHO = ("tenant", "key", "plan")
 _EACH: dict[str, Literal["all", "tenant", "key", "end_user"]] = {
     "all": "all",
@@ -256,7 +256,7 @@ def _whose(each: str | None) -> str:
     return "shared" if each is None else f"each {each}"
 
 
-def _left(unit: BudgetUnit, left: int) -> render.Cell:
+def _left(unit: Unit, left: int) -> render.Cell:
     return render.Styled(_amount(unit, left), "" if left else "bold red")
 
 
@@ -295,7 +295,7 @@ def _card(budget: Budget, names: dict[str, str]) -> None:
     )
 
 
-def _amount(unit: BudgetUnit, amount: int) -> str:
+def _amount(unit: Unit, amount: int) -> str:
     return render.usd(amount) if unit == "cost_nano_usd" else f"{render.number(amount)} {unit}"
 
 

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 from trustgate.cli import render, values
 from trustgate.cli.options import option, with_options
 from trustgate.cli.values import Maybe, count_or_none, usd_or_none
-from trustgate.types import ENDPOINTS, FEATURES, Limits, Scope
+from trustgate.types import ENDPOINTS, FEATURES, WINDOWS, Limits, Scope
 
-_WINDOWS = ("minute", "day", "month")
 _SCOPES = ("models", "endpoints", "features", "parameters", "end_users")
 
 
@@ -26,7 +25,7 @@ def _windows(field: str, flag: str, what: str, parser: Callable[[str], Maybe], m
         option(
             f"{field}_per_{window}", Maybe, f"--{flag}-per-{window}", help=what + window, parser=parser, metavar=metavar
         )
-        for window in _WINDOWS
+        for window in WINDOWS
     ]
 
 
@@ -101,7 +100,7 @@ def limit_fields(limits: Limits, *, none: str = "unlimited") -> list[tuple[str, 
 def windows(limits: Limits, unit: str) -> str:
     """``1,000 a day, 10,000 a month``; empty where nothing is limited."""
     written = render.usd if unit == "cost_nano_usd" else render.number
-    found = ((window, getattr(limits, f"{unit}_per_{window}")) for window in _WINDOWS)
+    found = ((window, getattr(limits, f"{unit}_per_{window}")) for window in WINDOWS)
     return ", ".join(f"{written(value)} a {window}" for window, value in found if value is not None)
 
 

@@ -12,7 +12,7 @@ from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute, with_admin
 from trustgate.cli.limits import Allowed, everything, limit_fields, scope_fields, windows, with_limits
 from trustgate.errors import InvalidRequest
-from trustgate.types import Plan
+from trustgate.types import UNITS, Plan
 
 app = typer.Typer(help="Plans: limits, and which models and endpoints are allowed.", no_args_is_help=True)
 
@@ -128,7 +128,7 @@ def list_(context: typer.Context, json: JsonOption = False) -> None:
         [
             (
                 plan.name,
-                *(windows(plan.limits, unit) or "unlimited" for unit in ("requests", "tokens", "cost_nano_usd")),
+                *(windows(plan.limits, unit) or "unlimited" for unit in UNITS),
                 everything(plan.scope.models),
                 everything(plan.scope.features),
             )

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from trustgate.access.quota import Windows
-from trustgate.access.standing import UNITS, limit_cards
+from trustgate.access.standing import limit_cards
+from trustgate.access.windows import Windows
 from trustgate.admin.commands import (
     Admin,
     Status,
@@ -34,7 +34,7 @@ from trustgate.cli.repeating import note_in_json, repeatable, repeated_note
 from trustgate.cli.values import Maybe
 from trustgate.errors import InvalidRequest
 from trustgate.ids import now_us
-from trustgate.types import PaymentTerms, Tenant
+from trustgate.types import UNITS, WINDOWS, PaymentTerms, Tenant
 
 app = typer.Typer(help="Tenants: the users of the gateway, each with keys and a plan.", no_args_is_help=True)
 
@@ -145,7 +145,7 @@ async def _standing(admin: Admin, detail: TenantDetail) -> list[dict[str, Any]]:
     at_us = now_us()
     used: dict[str, dict[str, int]] = {}
     limits = detail.plan.limits
-    for window, since_us in zip(("minute", "day", "month"), Windows.at(at_us).starts, strict=True):
+    for window, since_us in zip(WINDOWS, Windows.at(at_us).starts, strict=True):
         is_limited = any(getattr(limits, f"{unit}_per_{window}") is not None for unit in UNITS)
         asked = UsageShow(by="tenant", tenant=detail.tenant.id, since_us=since_us)
         rows = await admin.execute(asked) if is_limited else ()

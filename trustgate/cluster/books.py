@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from trustgate.access.budgets import Drawer
+from trustgate.access.budget_reach import Drawer
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.quota import Ask, ParallelSlot
 from trustgate.cluster.batches import DatabaseClock, Operation, Restore

@@ -8,7 +8,8 @@ anew.
 from __future__ import annotations
 
 from trustgate.access.budget_counter import UseCell
-from trustgate.access.budgets import Budgets, Claim, Drawer
+from trustgate.access.budget_reach import Drawer
+from trustgate.access.budgets import Budgets, Claim
 from trustgate.cluster.batches import Batch, RowsChanged
 from trustgate.cluster.rows import BudgetRow, Row, budget_key
 
@@ -17,13 +18,13 @@ def claimed_rows(budgets: Budgets, drawer: Drawer, claim: Claim | None) -> list[
     """Returns the rows of the budgets that count a request now, and of those that hold its claim."""
     at_us = budgets.clock()
     counters = budgets.counters_of(drawer, at_us)
-    if not counters and (claim is None or claim.is_empty):
+    if not counters and (claim is None or not claim.draws()):
         return []
     found: dict[str, Row] = {}
     for counter in counters:
         row = BudgetRow(counter)
         found[row.key] = row
-    if claim is not None and not claim.is_empty:
+    if claim is not None and claim.draws():
         for of, _, _ in claim.parts():
             key = budget_key(of.of.budget, of.subject)
             if key not in found:
@@ -36,7 +37,7 @@ def claimed_rows(budgets: Budgets, drawer: Drawer, claim: Claim | None) -> list[
 
 def claimed_parts(claim: Claim | None) -> dict[str, tuple[int, int]]:
     """Returns, by the key of the row, when the cell that holds a claim begins (microseconds UTC), and the amount."""
-    if claim is None or claim.is_empty:
+    if claim is None or not claim.draws():
         return {}
     return {budget_key(of.of.budget, of.subject): (start_us, amount) for of, start_us, amount in claim.parts()}
 

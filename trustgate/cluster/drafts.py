@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import msgspec
 
-from trustgate.access.budgets import Drawer
+from trustgate.access.budget_reach import Drawer
 from trustgate.access.directory import Caller
 from trustgate.cluster.books import Books
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession

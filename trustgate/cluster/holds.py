@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from trustgate.access.budgets import Budgets, Drawer
+from trustgate.access.budget_reach import Drawer
+from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Hold, ParallelSlot, Quota, Rate
 from trustgate.cluster.rows import BalanceRow, BudgetRow, QuotaRow

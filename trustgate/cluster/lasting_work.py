@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from trustgate.access.budgets import Budgets, Drawer
+from trustgate.access.budget_reach import Drawer
+from trustgate.access.budgets import Budgets
 from trustgate.access.quota import Ask, Quota
 from trustgate.cluster.batches import Batch, RowsChanged
 from trustgate.cluster.rows import BalanceRow, BudgetRow, QuotaRow, Row, add_rows, budget_key

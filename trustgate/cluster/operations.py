@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from trustgate.access.budgets import Drawer
+from trustgate.access.budget_reach import Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota
 from trustgate.cluster.batches import Batch, RowsChanged

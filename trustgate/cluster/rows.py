@@ -19,7 +19,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from trustgate.access.budget_counter import BudgetCounter, CountState
-from trustgate.access.budgets import Budgets, reach_of
+from trustgate.access.budget_reach import reach_of
+from trustgate.access.budgets import Budgets
 from trustgate.access.quota import Hold, Quota
 from trustgate.access.quota_counter import CounterState
 from trustgate.access.spans import Span

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 from trustgate.admin import notation
 from trustgate.admin.commands import Admin, Command, Feed, NewKey, TenantWithKey
 from trustgate.admin.subscriptions import SubscriberMade
-from trustgate.types import ENDPOINTS, FEATURES
+from trustgate.types import ENDPOINTS, FEATURES, WINDOWS
 from trustgate.web.html import Html
 
 #: What was given: of a field by its name, read; fields that were left empty are not in it.
@@ -151,13 +151,12 @@ def or_absent(value: Any) -> Any:
 
 # limits and scope, of plans and keys
 
-_WINDOWS = ("minute", "day", "month")
 _LIMITS = (
-    *(Field(f"requests_per_{w}", f"Requests a {w}", f"--requests-per-{w}", or_none(notation.whole)) for w in _WINDOWS),
-    *(Field(f"tokens_per_{w}", f"Tokens a {w}", f"--tokens-per-{w}", or_none(notation.whole)) for w in _WINDOWS),
+    *(Field(f"requests_per_{w}", f"Requests a {w}", f"--requests-per-{w}", or_none(notation.whole)) for w in WINDOWS),
+    *(Field(f"tokens_per_{w}", f"Tokens a {w}", f"--tokens-per-{w}", or_none(notation.whole)) for w in WINDOWS),
     *(
         Field(f"cost_nano_usd_per_{w}", f"Spending a {w}, USD", f"--usd-per-{w}", or_none(notation.usd))
-        for w in _WINDOWS
+        for w in WINDOWS
     ),
     Field("parallel_requests", "Requests at the same time", "--parallel-requests", or_none(notation.whole)),
     Field("max_tokens", "Largest completion, tokens", "--max-tokens", or_none(notation.whole)),

@@ -8,9 +8,8 @@ import msgspec
 
 from trustgate.formats.written import names, number, usd
 from trustgate.statements.words import rates
-from trustgate.types import Budget, BudgetUnit, Limits, Prices, Scope
+from trustgate.types import WINDOWS, Budget, Limits, Prices, Scope, Unit
 
-_WINDOWS = ("minute", "day", "month")
 _UNITS = {"requests": "Requests", "tokens": "Tokens", "cost_nano_usd": "Spending"}
 _SINGLE = {
     "parallel_requests": "Parallel requests",
@@ -22,7 +21,7 @@ _SINGLE = {
 def windows(limits: Limits, unit: str) -> str:
     """Returns ``1,000 a day, 10,000 a month``; "" where nothing is limited."""
     write = usd if unit == "cost_nano_usd" else number
-    found = ((window, getattr(limits, f"{unit}_per_{window}")) for window in _WINDOWS)
+    found = ((window, getattr(limits, f"{unit}_per_{window}")) for window in WINDOWS)
     return ", ".join(f"{write(value)} a {window}" for window, value in found if value is not None)
 
 
@@ -50,7 +49,7 @@ def prices_text(prices: Prices) -> str:
     return rates(msgspec.to_builtins(prices))
 
 
-def amount(unit: BudgetUnit, value: int) -> str:
+def amount(unit: Unit, value: int) -> str:
     """Returns an amount of a budget's unit."""
     return usd(value) if unit == "cost_nano_usd" else f"{number(value)} {unit}"
 

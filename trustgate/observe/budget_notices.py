@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from trustgate.access.budgets import BudgetEvent, shown_amount
+from trustgate.access.budgets import BudgetEvent
+from trustgate.access.refusals import shown_amount
 from trustgate.ids import MICROSECONDS_PER_SECOND
 from trustgate.observe.notices import Notice
 

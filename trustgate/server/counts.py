@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Directory
-from trustgate.access.quota import Quota, Windows
+from trustgate.access.quota import Quota
+from trustgate.access.windows import Windows
 from trustgate.admin.budget_counts import rebuild
 from trustgate.ids import now_us
 from trustgate.models.catalog import Catalog

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from trustgate.access.budget_counter import CountState
-from trustgate.access.budgets import Budgets, Drawer
+from trustgate.access.budget_reach import Drawer
+from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.quota import Quota
 from trustgate.admin.budget_counts import load as load_budgets

@@ -18,7 +18,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from trustgate.access.budgets import Budgets, Drawer
+from trustgate.access.budget_reach import Drawer
+from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.quota import Quota
 from trustgate.admin.budget_counts import load as load_budgets

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
 from trustgate.types.units import FACTOR_ONE_PPM
 
 Window = Literal["minute", "day", "month"]
+#: What limits and budgets are in.
 Unit = Literal["requests", "tokens", "cost_nano_usd"]
+WINDOWS: Final[tuple[Window, ...]] = get_args(Window)
+UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -135,9 +138,6 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
         return self.origin_id or self.id
 
 
-BudgetUnit = Literal["requests", "tokens", "cost_nano_usd"]
-
-
 class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="budget"):
     """How much some callers may use in a span of time, beside the limits of their plans and keys.
 
@@ -148,7 +148,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
 
     id: str
     name: str
-    unit: BudgetUnit
+    unit: Unit
     #: How much; of the unit ``cost_nano_usd`` that is nano-USD.
     amount: int
     #: A calendar span in UTC (``minute``, ``hour``, ``day``, ``week``, ``month``), ``total``, or a rolling span as a

@@ -16,7 +16,8 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from trustgate.access.budgets import Budgets, Drawer
+from trustgate.access.budget_reach import Drawer
+from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
 from trustgate.cluster.holds import SharedHold

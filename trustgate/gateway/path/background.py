@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import quote
 
 from trustgate import __version__
-from trustgate.access.budgets import Drawer
+from trustgate.access.budget_reach import Drawer
 from trustgate.access.directory import Caller, Directory
 from trustgate.errors import TrustGateError, UpstreamRefused
 from trustgate.gateway.api.endpoints import ENDPOINTS, Call

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from trustgate.access.budgets import Drawer
+from trustgate.access.budget_reach import Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.plans import allows_model, completion_cap
 from trustgate.errors import InvalidRequest, PermissionDenied

@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from trustgate.access.budgets import Budgets, Drawer
+from trustgate.access.budget_reach import Drawer
+from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, Quota
 from trustgate.gateway.api.object_ids import AcceptedPrice, Charging, Kind, ObjectId, ObjectIds, StepReceipt

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
-from trustgate.access.budgets import Budgets, Drawer, hides_figures
+from trustgate.access.budget_reach import Drawer, hides_figures
+from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.plans import allows_model
 from trustgate.access.quota import Quota

@@ -27,13 +27,12 @@ from trustgate.gateway.path.reply import Reply
 from trustgate.http.sending import send_json
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.settings import ServeSettings
-from trustgate.types import NANO_USD_PER_USD, ApiKey, Limits
+from trustgate.types import NANO_USD_PER_USD, WINDOWS, ApiKey, Limits
 
 _logger = logging.getLogger("trustgate.gateway")
 
 _MAX_BODY_BYTES = 16_384
 _MOST_USD = 1_000_000
-_MONEY = ("minute", "day", "month")
 
 
 class KeyChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,7 +192,7 @@ def _read(body: bytes) -> KeyChange:
 def _limit(name: str, value: int | Decimal | None) -> tuple[str, int | None]:
     """Returns a limit by the name it is kept by; ``usd_per_day`` becomes nano-USD."""
     unit, _, window = name.partition("_per_")
-    if unit == "usd" and window in _MONEY:
+    if unit == "usd" and window in WINDOWS:
         if value is None:
             return f"cost_nano_usd_per_{window}", None
         amount = Decimal(value)
