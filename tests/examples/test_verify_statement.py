@@ -28,9 +28,10 @@ from trustgate.models.pricing import PriceTable
 from trustgate.receipts.note import VerifierKey
 from trustgate.receipts.receipt import canonical
 from trustgate.statements.document import DATA_START, read_document
+from trustgate.statements.opening import Opening
 from trustgate.statements.page import statement_page
 from trustgate.statements.summed import step_fault
-from trustgate.statements.verify import Opening, verify_statement
+from trustgate.statements.verify import verify_statement
 from trustgate.types import (
     RECEIPT_END_USER_MEMBERS,
     RECEIPT_PAYMENT_MEMBERS,

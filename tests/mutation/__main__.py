@@ -167,6 +167,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "statements/account.py": ("tests/statements/test_statements.py",),
     "statements/making.py": ("tests/statements/test_statements.py", "tests/statements/test_endpoint.py"),
     "statements/verify.py": ("tests/statements/test_statements.py", "tests/statements/test_forged.py"),
+    "statements/opening.py": ("tests/statements/test_statements.py", "tests/statements/test_forged.py"),
+    "statements/price_checks.py": ("tests/statements/test_statements.py", "tests/statements/test_forged.py"),
     "store/archives.py": ("tests/e2e/test_archive.py",),
     "store/archiving.py": ("tests/e2e/test_archive.py",),
     "notify/notifier.py": ("tests/notify/test_notifier.py", "tests/notify/test_delivery.py"),

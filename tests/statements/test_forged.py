@@ -13,7 +13,8 @@ from tests.examples.test_verify_statement import by_node, by_python
 from tests.support.month import MONTHS, rows
 from tests.support.statement_files import Made, forged, make, resealed, written
 from trustgate.statements.document import table_hash
-from trustgate.statements.verify import Opening, StatementVerdict, verify_statement
+from trustgate.statements.opening import Opening
+from trustgate.statements.verify import StatementVerdict, verify_statement
 
 AUGUST, SEPTEMBER, OCTOBER = map(str, MONTHS)
 Members = dict[str, Any]

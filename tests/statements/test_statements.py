@@ -31,11 +31,12 @@ from trustgate.receipts.note import VerifierKey
 from trustgate.statements.batch import batch_root, uncovered
 from trustgate.statements.document import read_document
 from trustgate.statements.months import Month, month_of, parse_month
+from trustgate.statements.opening import Opening
 from trustgate.statements.page import statement_page
 from trustgate.statements.pdf import statement_pdf
 from trustgate.statements.prices import fits_statements
 from trustgate.statements.sheet import statement_csv
-from trustgate.statements.verify import Opening, verify_statement
+from trustgate.statements.verify import verify_statement
 from trustgate.types import ConditionalRates, Prices
 
 ROWS = rows(360)

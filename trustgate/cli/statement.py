@@ -22,7 +22,8 @@ from trustgate.statements.account import AccountGroup
 
 if TYPE_CHECKING:
     from trustgate.statements.document import StatementDocument
-    from trustgate.statements.verify import Opening, StatementVerdict
+    from trustgate.statements.opening import Opening
+    from trustgate.statements.verify import StatementVerdict
 
 Format = Literal["html", "pdf", "csv", "json"]
 _ENDINGS: dict[str, Format] = {".html": "html", ".htm": "html", ".pdf": "pdf", ".csv": "csv", ".json": "json"}

@@ -10,48 +10,34 @@ the last one in the file, where no later one of the tenant was there yet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from trustgate.errors import TrustGateError, VerificationFailed
-from trustgate.models.pricing import PriceTable, billed_nano_usd
 from trustgate.receipts.bundle import receipt_of
 from trustgate.receipts.checkpoint import Checkpoint, open_checkpoint
 from trustgate.receipts.merkle import InvalidProof, verify_consistency
 from trustgate.receipts.note import VerifierKey, decode_base64
-from trustgate.receipts.receipt import FIRST_TPREV, balance_change, billed_of, leaf_hash
+from trustgate.receipts.receipt import FIRST_TPREV, balance_change, leaf_hash
 from trustgate.receipts.verify import Checked, Examination, examine_anchor
-from trustgate.statements.account import Adding, StatementAccount, factor_ppm
+from trustgate.statements.account import Adding
 from trustgate.statements.batch import batch_root
 from trustgate.statements.document import (
     StatementDocument,
     document_hash,
     document_of,
     read_document,
-    table_hash,
 )
 from trustgate.statements.months import Month, parse_month
+from trustgate.statements.opening import Opening, examine_opening
 from trustgate.statements.page import page_matches
-from trustgate.statements.summed import step_fault, summed_of
-from trustgate.types import BATCHES_ENDPOINT, COUNTED, PRICE_VERSIONS, Prices, Receipt, Usage
-
-__all__ = ["Opening", "StatementVerdict", "verify_statement"]
-
+from trustgate.statements.price_checks import PriceChecks, read_tables
+from trustgate.types import Receipt
 
 _ANCHOR_CHECKS = (*("anchor consistency", "anchor transaction", "anchor signature", "anchor memo", "anchor fee payer"),)
-
-
-class Opening(NamedTuple):
-    """What an earlier statement shows of the time before: its own receipts, and where its account began."""
-
-    account: StatementAccount
-    #: By the tenant's own number: leaf hash, time, and what the balance changed by.
-    receipts: Mapping[int, tuple[bytes, int, int]]
-    key: str
 
 
 @dataclass(frozen=True)
@@ -151,7 +137,7 @@ def _examine(
         },
         document.key,
     )
-    _examine_opening(record, document, month, found.opening, earlier)
+    examine_opening(record, document, month, found.opening, earlier)
     _examine_anchored(record, document, checkpoint, fee_payer)
     if data.lstrip()[:1] == b"<":
         record.begin("page")
@@ -270,79 +256,10 @@ def _examine_prices(
 ) -> None:
     """Every cost follows from the receipt's counters and the table with its hash, every bill from cost and factor."""
     record.begin("prices")
-    tables: dict[str, PriceTable] = {}
-    for price_hash, written in document.prices.items():
-        if (found := table_hash(written)) != price_hash:
-            raise VerificationFailed(f"The price table under {price_hash} was changed: its SHA-256 is {found}.")
-        try:
-            tables[price_hash] = PriceTable(msgspec.convert(written, Prices))
-        except msgspec.ValidationError as error:
-            raise VerificationFailed(f"The price table under {price_hash} is not valid: {error}.") from None
-    if unused := tables.keys() - {receipt.price_hash for receipt in receipts}:
-        raise VerificationFailed(f"No receipt names the price table {min(unused)}.")
-    counted = Adding(document.account.tenant, month).counts
-    checked = unknown = otherwise = batches = lines = summed_calls = 0
-    for receipt in filter(counted, receipts):
-        charged, _ = balance_change(receipt)
-        if charged and receipt.finish not in (*COUNTED, "credited"):
-            raise VerificationFailed(
-                f"Receipt {receipt.id} charges {charged} nano-USD for a request that was not answered."
-            )
-        otherwise += receipt.finish in COUNTED and charged > billed_of(receipt)
-        if receipt.finish not in COUNTED or receipt.v not in PRICE_VERSIONS:
-            unknown += receipt.finish in COUNTED
-            continue
-        billed = billed_nano_usd(receipt.cost_nano_usd, factor_ppm(receipt))
-        if billed_of(receipt) != billed:
-            raise VerificationFailed(
-                f"Receipt {receipt.id} bills {billed_of(receipt)} nano-USD; its cost times its factor is {billed}."
-            )
-        table = tables.get(receipt.price_hash)
-        if table is None:
-            unknown += 1
-            continue
-        usage = _usage(receipt)
-        summed = summed_of(receipt)
-        if summed is None:
-            cost = table.cost_nano_usd(usage, receipt.created_us)
-        else:
-            cost = table.summed_nano_usd(usage, receipt.created_us, *summed)
-            summed_calls += summed[0] if receipt.endpoint == BATCHES_ENDPOINT else 0
-            if fault := step_fault(table, receipt, usage):
-                raise VerificationFailed(f"Receipt {receipt.id} cannot be the sum of its calls: {fault}.")
-        is_batch = receipt.endpoint == BATCHES_ENDPOINT and summed is None
-        calls = table.calls_of(receipt.cost_nano_usd, usage, receipt.created_us) if is_batch else None
-        if calls is not None and calls > 1:
-            batches, lines = batches + 1, lines + calls
-        elif receipt.cost_nano_usd != cost and (receipt.passport or receipt.cost_nano_usd):
-            raise VerificationFailed(
-                f"Receipt {receipt.id} costs {receipt.cost_nano_usd} nano-USD; what it counted comes to {cost} by its "
-                "price table."
-            )
-        checked += 1
-    rest = f" {unknown} have none in the file, or an older version: their prices were not checked." if unknown else ""
-    if otherwise:
-        rest += (
-            f" {otherwise} were charged more than they are billed at, as at a fixed price a request: no price table "
-            "shows that, so compare it with what was agreed."
-        )
-    if batches:
-        rest += (
-            f" {batches} batches are priced as {lines} calls in all: how many requests they held is in no receipt, so "
-            "compare it with what was sent."
-        )
-    if summed_calls:
-        rest += (
-            f" {summed_calls} answered lines of batches are priced each by itself: compare their number with the "
-            "results that were sent."
-        )
-    record.passed(f"The cost of {checked} requests follows from what they counted and their price tables.{rest}")
-
-
-def _usage(receipt: Receipt) -> Usage:
-    """Returns what the price looked at, as the receipt has it."""
-    members = {name: getattr(receipt, name) for name in Usage.__struct_fields__ if hasattr(receipt, name)}
-    return Usage(**{name: value for name, value in members.items() if value is not msgspec.UNSET})
+    checks = PriceChecks(read_tables(document.prices, receipts))
+    for receipt in filter(Adding(document.account.tenant, month).counts, receipts):
+        checks.check(receipt)
+    record.passed(checks.found())
 
 
 def _examine_sums(record: Examination, document: StatementDocument, receipts: Sequence[Receipt], month: Month) -> None:
@@ -380,93 +297,6 @@ def _short(value: Any) -> str:
 def _change(receipt: Receipt) -> int:
     charged, credited = balance_change(receipt)
     return credited - charged
-
-
-def _examine_opening(
-    record: Examination, document: StatementDocument, month: Month, own: Opening, earlier: Sequence[Opening]
-) -> None:
-    """The opening balance follows from the receipts before the month, as far as they are in the files."""
-    record.begin("opening balance")
-    account = document.account
-    first = min(own.receipts)
-    if first != 1 and not earlier:
-        record.skipped(
-            f"The receipts before the tenant's number {first} are not in the file. The statements of the months before "
-            "show whether they come to the opening balance: give them as well."
-        )
-        return
-    base, known = _joined(document, own, earlier)
-    lacking = _lacking(own, known, month)
-    if lacking:
-        raise VerificationFailed(
-            f"The tenant's receipt {lacking[0]} is one of {month.title}: another statement has it, this one does not.",
-            hint="It was left out, or the statement was made before it was written. Ask for it again.",
-        )
-    start = 0 if base is None else base.from_us
-    opening = 0 if base is None else base.opening_nano_usd
-    opening += sum(change for _, at_us, change in known.values() if start <= at_us < month.from_us)
-    if opening != account.opening_nano_usd:
-        raise VerificationFailed(
-            f"account.opening_nano_usd is {account.opening_nano_usd}; the receipts before the month come to {opening}."
-        )
-    late = [
-        f" The statement of {statement.account.month} lacks {len(found)} receipts of its month: ask for it again."
-        for statement in earlier
-        if (found := _lacking(statement, known, parse_month(statement.account.month)))
-    ]
-    record.passed(
-        (
-            "There are the tenant's receipts from the first one on: they come to the opening balance."
-            if base is None
-            else f"It continues the statement of {base.month}, without a gap; that one's opening balance is not shown "
-            "here."
-        )
-        + "".join(late)
-    )
-
-
-def _lacking(statement: Opening, known: Mapping[int, tuple[bytes, int, int]], month: Month) -> list[int]:
-    """Returns the tenant's numbers of receipts of the month that are known, and not in its statement.
-
-    Receipts stand in the order in which they were written, which is not quite that of their times: what a statement
-    lacks before its first receipt or after its last one, only another statement shows.
-    """
-    return sorted(
-        number
-        for number, (_, at_us, _) in known.items()
-        if month.from_us <= at_us < month.until_us and number not in statement.receipts
-    )
-
-
-def _joined(
-    document: StatementDocument, own: Opening, earlier: Sequence[Opening]
-) -> tuple[StatementAccount | None, dict[int, tuple[bytes, int, int]]]:
-    """Returns the account that the receipts of all files begin with (None: the tenant's first one), and them all."""
-    known = dict(own.receipts)
-    for statement in earlier:
-        month = statement.account.month
-        if statement.account.tenant != document.account.tenant:
-            raise VerificationFailed(f"The statement of {month} is one of {statement.account.tenant}.")
-        if statement.key != document.key:
-            raise VerificationFailed(f"The statement of {month} is of another log: {statement.key}.")
-        if statement.account.from_us >= document.account.from_us:
-            raise VerificationFailed(f"The statement of {month} is not of a month before {document.account.month}.")
-        for number, found in statement.receipts.items():
-            if known.setdefault(number, found) != found:
-                raise VerificationFailed(
-                    f"The tenant's receipt {number} is another one in the statement of {month}: the log has two "
-                    "histories."
-                )
-    numbers = sorted(known)
-    for one, other in pairwise(numbers):
-        if other != one + 1:
-            raise VerificationFailed(
-                f"The tenant's receipts {one + 1} to {other - 1} are in none of the statements: one is missing, or "
-                "receipts were left out."
-            )
-    if numbers[0] == 1:
-        return None, known
-    return min(earlier, key=lambda statement: statement.account.from_us).account, known
 
 
 def _examine_anchored(
