@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from trustgate.models import estimate
 from trustgate.models.estimate import (
     IMAGE_TOKENS,
-    LOW_DETAIL_IMAGE_TOKENS,
     estimate_chat,
     estimate_input,
     estimate_tokens,
@@ -61,9 +60,7 @@ def test_a_chat_is_its_texts_and_what_surrounds_them() -> None:
     texts = ["You are helpful.", "What is in this picture?"]
     bare = estimate_chat(texts, messages=2)
     assert bare == estimate_tokens("".join(texts)) + 2 * 4 + 3
-    assert estimate_chat(texts, messages=2, images=2, low_detail_images=1, tools_bytes=401) == (
-        bare + 2 * IMAGE_TOKENS + LOW_DETAIL_IMAGE_TOKENS + 101
-    )
+    assert estimate_chat(texts, messages=2, images=2, tools_bytes=401) == bare + 2 * IMAGE_TOKENS + 101
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ ADMISSION_US = 300 * MICROSECONDS_PER_SECOND
 class QuotaAudit:
     """The use of the running windows by the receipts, to be held against the counters of the quotas."""
 
-    def __init__(self, quota_usage: QuotaUsage, key_accounts: dict[str, str], *, counts_limited: bool = False) -> None:
+    def __init__(self, quota_usage: QuotaUsage, key_accounts: dict[str, str], *, counts_limited: bool) -> None:
         self._quota_usage = quota_usage
         self._counts_limited = counts_limited
         self._key_accounts = key_accounts

@@ -157,9 +157,7 @@ class Books:
             held = await self._open(Open(self._counters, caller, drawer, ask, self._counting, slot))
         return held
 
-    def open_at_once(
-        self, caller: Caller, drawer: Drawer, ask: Ask, slot: SharedSlot | None = None
-    ) -> SharedHold | None:
+    def open_at_once(self, caller: Caller, drawer: Drawer, ask: Ask, slot: SharedSlot | None) -> SharedHold | None:
         """Hold the worst case of a request where no row counts it; None: the database has to admit it (``open``)."""
         counters = self._counters
         if self._counting(caller):

@@ -189,7 +189,7 @@ class Console:
             fault = TrustGateError("The server failed. The error is in its log.")
             await self._send(send, refusal(fault), session)
 
-    def _signed_out(self, told: str = "") -> Shown:
+    def _signed_out(self, told: str) -> Shown:
         is_one_of_several = bool(self._settings().store.url)
         body = join(
             heading("Not signed in"),

@@ -36,8 +36,8 @@ async def profile(view: View, kind: str, ref: str) -> Shown:
         tag(
             "div",
             {"class": "cards"},
-            card("Its own rules", _rules(found.rules, "none")),
-            card(f"In effect, {_WITH[kind]}", _rules(merged.rules, "none")) if kind != "plan" else None,
+            card("Its own rules", _rules(found.rules)),
+            card(f"In effect, {_WITH[kind]}", _rules(merged.rules)) if kind != "plan" else None,
         ),
         tag("p", {"class": "soft"}, "Changed ", when(found.changed_us)) if has_rules else None,
         command(f"trustgate profile show --{kind} {shlex.quote(ref)}", "profile-line"),
@@ -45,6 +45,6 @@ async def profile(view: View, kind: str, ref: str) -> Shown:
     return Shown(f"Profile of {found.owner}", body)
 
 
-def _rules(rules: ProfileRules, none: str) -> Html:
+def _rules(rules: ProfileRules) -> Html:
     lines = rule_lines(rules)
-    return facts([(title, code(text)) for title, text in lines] or [("Rules", none)])
+    return facts([(title, code(text)) for title, text in lines] or [("Rules", "none")])

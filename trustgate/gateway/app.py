@@ -113,9 +113,7 @@ class Views(NamedTuple):
     webhooks: CreditWebhooks
 
 
-def make_app(
-    pipeline: Pipeline, views: Views, extra: Sequence[BaseRoute] = (), cors_origins: Sequence[str] = ()
-) -> ASGIApp:
+def make_app(pipeline: Pipeline, views: Views, extra: Sequence[BaseRoute], cors_origins: Sequence[str]) -> ASGIApp:
     """Returns the application.
 
     Args:

@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-#: The application's first step takes some tenths of a millisecond.
-MAX_PER_TURN = 16
+#: Requests that a turn of the loop starts: the first step of each takes some tenths of a millisecond.
+_MOST_PER_TURN = 16
 
 Request = TypeVar("Request")
 
@@ -21,12 +21,9 @@ Request = TypeVar("Request")
 class Starts(Generic[Request]):
     """Requests on their way to the application. First requests of connections and later ones take turns."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, start: Callable[[Request], bool], most_per_turn: int = MAX_PER_TURN
-    ) -> None:
-        """``start`` returns whether that was one of ``most_per_turn``, and not over before it began."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, start: Callable[[Request], bool]) -> None:
+        """``start`` returns whether that was one of a turn's, and not over before it began."""
         self._loop = loop
-        self._most = most_per_turn
         self._start = start
         self._first: deque[Request] = deque()
         self._later: deque[Request] = deque()
@@ -40,7 +37,7 @@ class Starts(Generic[Request]):
 
     def add(self, request: Request, *, is_first: bool) -> None:
         """Start a request, or let it wait for one of the next turns."""
-        if self._started < self._most and not (self._first or self._later):
+        if self._started < _MOST_PER_TURN and not (self._first or self._later):
             # Counted first: answered at once, it may bring the next request of its connection here.
             self._started += 1
             start = self._start
@@ -58,7 +55,7 @@ class Starts(Generic[Request]):
 
     def _turn(self) -> None:
         self._started = taken = 0
-        while self.are_waiting and self._started < self._most:
+        while self.are_waiting and self._started < _MOST_PER_TURN:
             waiting, other = (self._first, self._later) if taken % 2 == 0 else (self._later, self._first)
             taken += 1
             self._started += 1

@@ -76,7 +76,6 @@ _MESSAGE_TOKENS = 3
 _REPLY_TOKENS = 3
 #: One image: what a 1024 by 1024 one costs at high detail (OpenAI's guide, "Images and vision": 85 + 4 × 170 = 765).
 IMAGE_TOKENS = 765
-LOW_DETAIL_IMAGE_TOKENS = 85
 #: JSON of tools: bytes for each token. They are sent in a denser form than JSON, so this is on the high side.
 _TOOLS_BYTES_PER_TOKEN = 4
 
@@ -122,9 +121,7 @@ def _outside_ascii_milli(data: bytes) -> int:
     return milli
 
 
-def estimate_chat(
-    contents: Iterable[str], *, messages: int, images: int = 0, low_detail_images: int = 0, tools_bytes: int = 0
-) -> int:
+def estimate_chat(contents: Iterable[str], *, messages: int, images: int = 0, tools_bytes: int = 0) -> int:
     """Returns an estimate of the prompt tokens of a chat request.
 
     ``contents``: every text in its messages: contents, text parts, names, arguments of earlier tool calls.
@@ -136,7 +133,6 @@ def estimate_chat(
         + messages * (_MESSAGE_TOKENS + 1)
         + _REPLY_TOKENS
         + images * IMAGE_TOKENS
-        + low_detail_images * LOW_DETAIL_IMAGE_TOKENS
         - (-tools_bytes // _TOOLS_BYTES_PER_TOKEN)
     )
 

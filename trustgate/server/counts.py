@@ -12,9 +12,7 @@ from trustgate.models.catalog import Catalog
 from trustgate.store import Store
 
 
-async def restore_counts(
-    store: Store, directory: Directory, catalog: Catalog, quota: Quota, budgets: Budgets, at_us: int | None = None
-) -> None:
+async def restore_counts(store: Store, directory: Directory, catalog: Catalog, quota: Quota, budgets: Budgets) -> None:
     """Fill empty counters with the use in the receipts of the running windows and spans.
 
     Args:
@@ -23,9 +21,8 @@ async def restore_counts(
         catalog: the models' names.
         quota: the counters of quotas.
         budgets: those of budgets, which have them all.
-        at_us: the time, microseconds UTC; None: now.
     """
-    at_us = now_us() if at_us is None else at_us
+    at_us = now_us()
     await restore_quotas(store, directory, quota, at_us)
     await rebuild(
         budgets,

@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from trustgate.server.overseer import BEAT_S, NO_OVERSEER, Overseer
+from trustgate.server.overseer import BEAT_S, Overseer
 from trustgate.signals import hold_hangup, take_held_hangup
 from trustgate.stderr import write_stderr
 
@@ -110,11 +110,11 @@ class Supervisor:
         *,
         on_ready: Callable[[], None],
         on_hangup: Callable[[], bool],
-        on_stop: Callable[[], None] = lambda: None,
-        hung_after_s: float = 0.0,
-        stop_within_s: Callable[[], float] = lambda: math.inf,
-        overseer: Overseer = NO_OVERSEER,
-        terminal_gone: Callable[[], bool] = lambda: False,
+        on_stop: Callable[[], None],
+        hung_after_s: float,
+        stop_within_s: Callable[[], float],
+        overseer: Overseer,
+        terminal_gone: Callable[[], bool],
     ) -> None:
         """
         Args:

@@ -54,7 +54,7 @@ class Traced(NamedTuple):
     sources: dict[str, Source]
 
 
-def trace_settings(home: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Traced:
+def trace_settings(home: Path | None, overrides: Mapping[str, Any] | None = None) -> Traced:
     """``load_settings``, and where each value comes from. Raises ``SettingsError``."""
     folder = find_home(home)
     values: dict[str, Any] = {}

@@ -8,7 +8,7 @@ content is for the caller to judge.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trustgate.errors import RpcRejected, RpcUnavailable, VerificationFailed
@@ -62,18 +62,14 @@ async def read_history(
     retry_budget: RetryBudget,
     *,
     until: str | None = None,
-    known: Collection[str] = (),
     min_slot: int = 0,
 ) -> History:
-    """Returns what ``address`` has posted after the transaction ``until``, leaving out the ``known`` signatures.
+    """Returns what ``address`` has posted after the transaction ``until``; None: all of it.
 
     Raises ``RpcUnavailable``, also for transactions that do not hold together: they are the node's invention.
     """
     mentions = [
-        mention
-        async for page in _pages(rpc, address, commitment, retry_budget, until, min_slot)
-        for mention in page
-        if mention.signature not in known
+        mention async for page in _pages(rpc, address, commitment, retry_budget, until, min_slot) for mention in page
     ]
     mentions.reverse()
     posts: list[Post] = []
@@ -93,9 +89,7 @@ async def read_history(
     return History(tuple(posts), failed)
 
 
-async def find_mention(
-    rpc: RpcClient, address: str, signature: str, *, min_slot: int, until: str | None = None
-) -> bool:
+async def find_mention(rpc: RpcClient, address: str, signature: str, *, min_slot: int, until: str | None) -> bool:
     """Returns whether the history of an address, as of ``min_slot`` or later, has a transaction, final or not.
 
     It is read back to the transaction ``until``, which is known to be older. Raises ``RpcUnavailable`` at the first

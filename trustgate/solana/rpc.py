@@ -200,7 +200,7 @@ class RpcClient(JsonRpc):
         answer = await self.call("getLatestBlockhash", [{"commitment": "confirmed"}], _BlockhashAnswer)
         return answer.value
 
-    async def is_blockhash_valid(self, blockhash: str, commitment: Commitment, *, min_slot: int = 0) -> bool:
+    async def is_blockhash_valid(self, blockhash: str, commitment: Commitment, *, min_slot: int) -> bool:
         """Returns whether a transaction with it may land in the next block after the newest of that commitment.
 
         False for a hash that is too old, and for one that is newer than that block.

@@ -68,7 +68,7 @@ class Completion:
         everything: Callable[[SqlConnection], tuple[Kept, ...]],
         in_transaction: Callable[[SqlConnection, Callable[[SqlConnection], None]], None],
         accept_loss: bool,
-        is_copy: bool = False,
+        is_copy: bool,
     ) -> None:
         """``path``: of the database; ``everything``: what a journal begins with; ``is_copy``: it is one that has been
         found whole, so that nothing stands beside it yet.

@@ -183,11 +183,11 @@ def area_field(
     name: str,
     label: str,
     *,
-    value: str = "",
-    help: object = None,
-    error: str = "",
-    placeholder: str = "",
-    attributes: Mapping[str, str | int | bool | None] | None = None,
+    value: str,
+    help: object,
+    error: str,
+    placeholder: str,
+    attributes: Mapping[str, str | int | bool | None] | None,
 ) -> Html:
     """Returns a field for several lines."""
     own: dict[str, str | int | bool | None] = {
@@ -207,7 +207,7 @@ def select_field(
     label: str,
     choices: Sequence[tuple[str, str]],
     *,
-    value: str = "",
+    value: str,
     help: object = None,
     error: str = "",
     attributes: Mapping[str, str | int | bool | None] | None = None,

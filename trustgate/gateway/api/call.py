@@ -109,7 +109,7 @@ def with_members(call: Call, body: bytes, members: Members, wire: frozenset[str]
 _UNREMARKABLE = JudgedMembers()
 
 
-def with_ids(call: Call, named: Named, *, models: bool = False) -> Call:
+def with_ids(call: Call, named: Named, *, models: bool) -> Call:
     """Returns the call with the upstreams' ids that its body names.
 
     ``models``: whether the models that it names at any depth count too.

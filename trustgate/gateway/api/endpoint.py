@@ -222,7 +222,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         except msgspec.ValidationError as error:
             return Call(model="", choices=0, invalid=explain(error))
 
-    def peek_form(self, fields: dict[str, str], batch: BatchFile | None = None, audio_ms: int = 0) -> Call:
+    def peek_form(self, fields: dict[str, str], batch: BatchFile | None, audio_ms: int) -> Call:
         """Read the fields of a form: each is text, and converted to what its member is.
 
         ``batch``: the requests in its file; ``audio_ms``: how long a recording that is its file may be.

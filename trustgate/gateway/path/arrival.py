@@ -58,9 +58,7 @@ class Arrival(msgspec.Struct, frozen=True):
         return cls.with_headers(head.fields or head.by_name(), trusts_id=trusts_id, head=head)
 
     @classmethod
-    def with_headers(
-        cls, headers: dict[bytes, bytes], *, trusts_id: bool = True, head: RequestHead | None = None
-    ) -> Arrival:
+    def with_headers(cls, headers: dict[bytes, bytes], *, trusts_id: bool, head: RequestHead | None = None) -> Arrival:
         """As ``of``. ``headers``: by name; kept as they are."""
         at_us = now_us()
         receipt_id, request_id, secret = new_request(at_us)

@@ -97,7 +97,7 @@ class _Body(msgspec.Struct, frozen=True, eq=False):
 
 
 class Forwarding:
-    def __init__(self, further_headers: Iterable[str], tracing: Tracing | None = None) -> None:
+    def __init__(self, further_headers: Iterable[str], tracing: Tracing | None) -> None:
         """``tracing``: where it is given and ``traceparent`` travels on, it names this gateway's span as the parent."""
         named = (*_FORWARDED, *(name.lower().encode() for name in further_headers))
         #: Each once, without the request's id, which is sent in any case.

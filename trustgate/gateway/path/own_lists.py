@@ -10,7 +10,6 @@ Owns this paging, and its bounds. Sources of the form: OpenAI API reference, "Li
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -58,7 +57,7 @@ class OwnList:
         outgoing: Outgoing,
         own: frozenset[str],
         deadline: float | None,
-        hidden: Mapping[str, frozenset[str]] = MappingProxyType({}),
+        hidden: Mapping[str, frozenset[str]],
     ) -> None:
         """``outgoing``: the client's request; ``own``: the ids of what is the tenant's; ``hidden``: those of them that
         are another tenant's at an upstream, by its base URL.

@@ -370,7 +370,7 @@ def _sticky(route: Route, resolved: Resolved | None) -> bytes:
     return tenant if passport.pool.choice == "tenant" else tenant + b"\0" + conversation_key(route.body)
 
 
-def _checked_query(query: str, *, filters: bool = False) -> str:
+def _checked_query(query: str, *, filters: bool) -> str:
     """Returns the query as it is. Raises ``InvalidRequest`` where one of its names steers the upstream.
 
     ``filters``: it selects from a list, where ``model`` is what an answer was made by.

@@ -52,7 +52,7 @@ def worst_case(
     bound: int,
     factor_ppm: int,
     at_us: int,
-    fallbacks: Sequence[Resolved] = (),
+    fallbacks: Sequence[Resolved],
 ) -> Ask:
     """Returns what to hold: the prompt's estimate with a margin, and the largest completion each choice may get.
 

@@ -50,7 +50,7 @@ class GatewayStatus:
         anchoring: Anchoring,
         store: Store,
         loop_lag: LoopLag,
-        notes: tuple[str, ...] = (),
+        notes: tuple[str, ...],
     ) -> None:
         """``settings``: as they hold now. ``notes``: what was mended besides what the parts tell themselves."""
         self._address = address

@@ -106,7 +106,7 @@ def added(one: Usage, other: Usage) -> Usage:
 def plausible(
     usage: Usage,
     *,
-    prompt_bound: int | None = None,
+    prompt_bound: int | None,
     completion_bound: int | None = None,
     prompt_estimate: int | None = None,
     completion_estimate: int | None = None,

@@ -99,6 +99,6 @@ class Breaker:
             self._trials.clear()
             self._callers.clear()
 
-    def abandoned(self, caller: str = "") -> None:
+    def abandoned(self, caller: str) -> None:
         """The request ended without a verdict (its client hung up): let the next one try."""
         self._trials.discard(caller)
