@@ -24,13 +24,13 @@ from trustgate.receipts.merkle import (
     build_proof,
     consistency_path,
     hash_children,
-    hash_leaf,
     inclusion_path,
     root_of,
     subtrees,
     verify_consistency,
     verify_inclusion,
 )
+from trustgate.receipts.receipt import leaf_hash_of
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent.parent / "vectors" / "rfc6962.json").read_text())
 #: All proofs are checked for trees up to this size.
@@ -41,7 +41,7 @@ class Forest:
     """The trees over the first leaves of a row: every subtree's hash is computed once."""
 
     def __init__(self, leaves: list[bytes]) -> None:
-        self.leaves = [hash_leaf(leaf) for leaf in leaves]
+        self.leaves = [leaf_hash_of(leaf) for leaf in leaves]
         self.hash_of: Callable[[Subtree], bytes] = cache(self._hash_of)
         self.roots = [bag([self.hash_of(peak) for peak in subtrees(0, size)]) for size in range(len(leaves) + 1)]
 

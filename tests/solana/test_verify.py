@@ -37,15 +37,16 @@ from tests.support.processes import PATIENCE_S, free_port
 from trustgate.errors import AnchorRefused, RpcRejected, RpcUnavailable, VerificationFailed
 from trustgate.formats.solana_transaction import Transaction, read_transaction
 from trustgate.localnet import Localnet, running_localnet
-from trustgate.receipts.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
+from trustgate.receipts.checkpoint import Checkpoint, sign_checkpoint
 from trustgate.receipts.logkey import LogKey
 from trustgate.solana import history
 from trustgate.solana.anchors import Anchorer, RetryTiming
 from trustgate.solana.clusters import Cluster
 from trustgate.solana.keypair import PayerKey
+from trustgate.solana.log_status import AnchorTarget
 from trustgate.solana.memo import Fee, sign_memo
 from trustgate.solana.rpc import RpcClient
-from trustgate.solana.verify import AnchoredLog, ChainAudit, Stranger, verify_chain, verify_on_chain
+from trustgate.solana.verify import ChainAudit, verify_chain, verify_on_chain
 
 TIMING = RetryTiming(timeout_s=10.0, poll_s=0.01, resend_s=0.03, backoff_s=0.01)
 HASTY = TIMING._replace(timeout_s=0.2)
@@ -53,7 +54,7 @@ FINALITY_SLOTS = 4
 LOG = log_key("log")
 KEY = payer_key("log")
 MEMO = Pubkey.from_string("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr")
-STRANGER = Stranger(LOG.name, lambda note: open_checkpoint(note, LOG.verifier))
+TARGET = target_of("log", 300)
 
 
 def note(size: int, *, root: bytes | None = None, key: LogKey = LOG) -> bytes:
@@ -89,7 +90,7 @@ class World:
         message = MessageV0.try_compile(KEY.pubkey(), instructions, [], Hash.from_string(blockhash))
         return bytes(VersionedTransaction(message, [Keypair.from_json(KEY.secret_text())]))
 
-    async def verify(self, *wrongs: Wrong, log: AnchoredLog = STRANGER, timing: RetryTiming = TIMING) -> ChainAudit:
+    async def verify(self, *wrongs: Wrong, log: AnchorTarget = TARGET, timing: RetryTiming = TIMING) -> ChainAudit:
         async with self.rpc(*wrongs) as rpc:
             return await verify_chain(rpc, KEY.address, log, timing=timing)
 
@@ -379,7 +380,7 @@ async def test_a_node_that_cannot_be_reached_is_not_waited_for_as_long_as_a_hist
     monkeypatch.setattr("trustgate.solana.verify._FIND_TIMEOUT_S", 0.0)
     async with asyncio.timeout(PATIENCE_S), RpcClient(Cluster("custom", f"http://127.0.0.1:{free_port()}")) as rpc:
         with pytest.raises(RpcUnavailable, match="cannot be reached"):
-            await verify_chain(rpc, KEY.address, STRANGER)
+            await verify_chain(rpc, KEY.address, TARGET)
 
 
 # one transaction
@@ -435,7 +436,7 @@ async def test_a_cluster_that_cannot_be_asked(world: World) -> None:
         with pytest.raises(AnchorRefused, match="is not devnet"):
             await verify_on_chain(rpc, sent)
         with pytest.raises(AnchorRefused, match="is not devnet"):
-            await verify_chain(rpc, KEY.address, STRANGER)
+            await verify_chain(rpc, KEY.address, TARGET)
     async with world.rpc(Wrong("getTransaction", drop_before, 10_000)) as rpc:
         with pytest.raises(RpcUnavailable):
             await verify_on_chain(rpc, sent, timing=HASTY)

@@ -3,7 +3,7 @@
 A node is one life of one process. Its row in ``nodes`` stands as long as the node may be alive: the node renews the
 lease in it, and leaves by deleting it. A lease that has run out is found by another node, which *buries* its node: one
 transaction deletes the row, frees the node's roles, and gives back what the node held. A node that wakes up after that
-cannot write (``check_alive``) and joins as a new node.
+cannot write (``batches``) and joins as a new node.
 
 The lease runs by the database's clock. The node itself goes by a clock of its own that no change of the time moves, and
 counts from before each renewal was sent, so that it stops before its lease has run out (member.py).
@@ -108,18 +108,6 @@ async def renew(
     if last_change is None:
         raise _buried(node_id)
     return Renewal(node_id, int(last_change))
-
-
-async def check_alive(connection: DatabaseConnection, node_id: str) -> None:
-    """Check, first thing in a transaction, that the node has not been buried; it cannot be until the transaction ends.
-
-    A foreign key to ``nodes`` does the same by itself. Renewals do not wait for it.
-
-    Raises:
-        NodeBuried: it is a node no longer.
-    """
-    if await connection.fetchval("SELECT 1 FROM nodes WHERE node_id = $1 FOR KEY SHARE", node_id) is None:
-        raise _buried(node_id)
 
 
 async def bury(connection: DatabaseConnection, give_back: GiveBack) -> list[str]:

@@ -35,11 +35,6 @@ class Subtree(NamedTuple):
     index: int  # type: ignore[assignment]  # hides tuple.index, which means nothing here
 
 
-def hash_leaf(data: bytes) -> bytes:
-    """Returns the hash of a leaf, 32 bytes."""
-    return hashlib.sha256(b"\x00" + data).digest()
-
-
 def hash_children(left: bytes, right: bytes) -> bytes:
     """Returns the hash of an inner node, 32 bytes."""
     return hashlib.sha256(_NODE + left + right).digest()

@@ -1,21 +1,20 @@
-"""Checking anchors from chain data alone, without trust in the log or its operator.
+"""Checking the anchors of a log from chain data, without trust in what the log has recorded of them.
 
 Owns what it means that the anchors of a log are in order: every transaction of the address that claims to carry a
-checkpoint of the log does carry one, signed by the log; and each covers more than the one before. Against the log
-itself they are checked where there is one. That a chain has exactly the transaction of a bundle is checked here too.
+checkpoint of the log does carry one, signed by the log; each covers more than the one before; and the log itself has
+that root. That a chain has exactly the transaction of a bundle is checked here too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from trustgate.errors import RpcUnavailable, VerificationFailed
 from trustgate.formats.solana_transaction import Transaction, read_transaction
 from trustgate.net.retry_budget import RetryBudget, RetryTiming
 from trustgate.solana.clusters import check_genesis, cluster_name
 from trustgate.solana.history import Post, read_history
-from trustgate.solana.log_status import LogState
+from trustgate.solana.log_status import AnchorTarget, LogState
 from trustgate.solana.reports import AnchorFinding
 
 if TYPE_CHECKING:
@@ -25,31 +24,6 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 3600.0
 #: How long to look for one transaction.
 _FIND_TIMEOUT_S = 30.0
-
-
-class AnchoredLog(Protocol):
-    """Whose anchors are checked: ``anchors.Target``, or ``Stranger`` for one who does not have the log."""
-
-    @property
-    def origin(self) -> str: ...
-
-    @property
-    def open_note(self) -> Callable[[bytes], LogState]: ...
-
-    @property
-    def tree_size(self) -> int | None: ...
-
-    @property
-    def root_at(self) -> Callable[[int], Awaitable[bytes]] | None: ...
-
-
-class Stranger(NamedTuple):
-    """The public data of a log: its name, and how to tell that it signed a note (see ``anchors.Target``)."""
-
-    origin: str
-    open_note: Callable[[bytes], LogState]
-    tree_size: None = None
-    root_at: None = None
 
 
 class ChainAudit(NamedTuple):
@@ -69,7 +43,7 @@ class ChainAudit(NamedTuple):
 
 
 async def verify_chain(
-    rpc: RpcClient, address: str, log: AnchoredLog, *, timing: RetryTiming | None = None
+    rpc: RpcClient, address: str, log: AnchorTarget, *, timing: RetryTiming | None = None
 ) -> ChainAudit:
     """Check every finalized anchor of the log that ``address`` has paid for.
 
@@ -136,7 +110,7 @@ async def verify_on_chain(rpc: RpcClient, transaction: Transaction, *, timing: R
     return f"Finalized on {where} in slot {landed.slot}, to the byte."
 
 
-def _read(post: Post, log: AnchoredLog) -> LogState:
+def _read(post: Post, log: AnchorTarget) -> LogState:
     """Returns the log's state in the post. Raises ``VerificationFailed`` where it is invalid."""
     if len(post.memos) != 1:
         raise VerificationFailed(f"It carries {len(post.memos)} memos, and an anchor carries one.")
@@ -161,10 +135,8 @@ def _order_problem(state: LogState, largest: int, roots: dict[int, bytes]) -> st
     return ""
 
 
-async def _log_problem(state: LogState, log: AnchoredLog) -> str:
-    """Returns what is wrong with a state, for the log here; "" for nothing, or where there is no log."""
-    if log.tree_size is None or log.root_at is None:
-        return ""
+async def _log_problem(state: LogState, log: AnchorTarget) -> str:
+    """Returns what is wrong with a state, for the log here; "" for nothing."""
     if state.size > log.tree_size:
         return f"It has {state.size} receipts, but the log here only {log.tree_size}."
     if await log.root_at(state.size) != state.root:
