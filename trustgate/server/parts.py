@@ -155,52 +155,14 @@ class Server:
         self.payment_step = PaymentStep(payments.cashier, self.accounting, settings.serve)
         self.credits = Credits(directory, payments.cashier, self.running, settings.serve)
         own_holds = OwnWorkHolds(self.handles, quota, budgets, payments.balances)
-        self.background = BackgroundWork(
-            self.handles,
-            directory=directory,
-            catalog=catalog,
-            targets=self.targets,
-            accounting=self.accounting,
-            holds=own_holds if holds is None else holds,
-            payment_step=self.payment_step,
-            upstream=lambda: self.upstream,
-            find_receipt=store.entry,
-        )
-        self.pipeline = Pipeline(
-            settings,
-            directory=directory,
-            catalog=catalog,
-            routing=Routing(self.targets, self.handles, self.background),
-            upstream=self.upstream,
-            accounting=self.accounting,
-            running=self.running,
-            payment_step=self.payment_step,
-            on_end=self.events.on_end,
-            tracing=None if self.telemetry is None else self.telemetry.tracing,
-        )
+        self.background = self._background_work(own_holds if holds is None else holds)
+        self.pipeline = self._pipeline(settings)
         self.metrics = Metrics(
             lambda: self.settings, self.counters, self._status_metrics, self.gateway_status.tenant_name
         )
         #: This process among the nodes of its database; None where the database is a file.
         self.member: Member | None = None
-        self.notifier = Notifier(
-            store,
-            subscribers,
-            self.notices,
-            GatewayConditions(
-                settings=lambda: self.settings,
-                directory=directory,
-                targets=self.targets,
-                anchoring=self.anchoring,
-                log=log,
-                store=store,
-                balances=payments.balances,
-                certificate=certificate,
-                started_us=self.gateway_status.started_us,
-            ),
-            gateway=settings.payment.public_url or address,
-            settings=lambda: self.settings.notify,
-        )
+        self.notifier = self._notifier(settings, certificate)
         self.console = ServedConsole(
             lambda: self.settings,
             address,
@@ -209,22 +171,72 @@ class Server:
             stopping=lambda: self.running.stopping,
             metrics=lambda: self.metrics.merge(self.metrics.collect()),
         )
-        self.admin = LocalAdmin(
+        self.admin = self._local_admin(settings)
+
+    def _background_work(self, holds: WorkHolds) -> BackgroundWork:
+        return BackgroundWork(
+            self.handles,
+            directory=self.directory,
+            catalog=self.catalog,
+            targets=self.targets,
+            accounting=self.accounting,
+            holds=holds,
+            payment_step=self.payment_step,
+            upstream=lambda: self.upstream,
+            find_receipt=self.store.entry,
+        )
+
+    def _pipeline(self, settings: Settings) -> Pipeline:
+        return Pipeline(
+            settings,
+            directory=self.directory,
+            catalog=self.catalog,
+            routing=Routing(self.targets, self.handles, self.background),
+            upstream=self.upstream,
+            accounting=self.accounting,
+            running=self.running,
+            payment_step=self.payment_step,
+            on_end=self.events.on_end,
+            tracing=None if self.telemetry is None else self.telemetry.tracing,
+        )
+
+    def _notifier(self, settings: Settings, certificate: Certificate | None) -> Notifier:
+        return Notifier(
+            self.store,
+            self.subscribers,
+            self.notices,
+            GatewayConditions(
+                settings=lambda: self.settings,
+                directory=self.directory,
+                targets=self.targets,
+                anchoring=self.anchoring,
+                log=self.accounting.log,
+                store=self.store,
+                balances=self.payments.balances,
+                certificate=certificate,
+                started_us=self.gateway_status.started_us,
+            ),
+            gateway=settings.payment.public_url or self.address,
+            settings=lambda: self.settings.notify,
+        )
+
+    def _local_admin(self, settings: Settings) -> LocalAdmin:
+        return LocalAdmin(
             AdminContext(
-                store,
-                directory,
-                catalog,
-                books=online,
+                self.store,
+                self.directory,
+                self.catalog,
+                books=self.online,
                 anchoring=self.anchoring,
                 settings=settings,
-                quota=quota,
-                budgets=budgets,
+                quota=self.quota,
+                budgets=self.budgets,
                 on_keys_revoked=self.running.cut_keys,
                 before_passports=self.targets.read_keys,
                 status=self.status,
                 reload=self.reload.reload_all,
                 pulse=self.gateway_status.pulse,
-                subscribers=subscribers,
+                subscribers=self.subscribers,
                 deliveries=self.notifier.deliveries,
                 console=self.console,
             )
