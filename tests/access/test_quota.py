@@ -349,7 +349,10 @@ def test_a_key_has_its_own_parallel_requests() -> None:
     assert quota.parallel("ten_1") == quota.parallel("key_1") == 1, "the request has its slot already"
     quota.void(hold)
     assert quota.parallel("key_1") == quota.parallel("key_2") == 0
-    quota.enter(TENANT, plan(), limited)
+    slot, _ = quota.enter(TENANT, plan(), limited), quota.enter(TENANT, plan(), key())
+    for _ in range(2):
+        slot.release()
+    assert quota.parallel("key_1") == 1, "a slot is given back once"
 
 
 def test_a_limit_that_refuses_is_told_of_once_for_each_subject_and_window() -> None:

@@ -58,9 +58,11 @@ class Wire:
 
     def abort(self) -> None: ...
 
-    def pause_reading(self) -> None: ...
+    def pause_reading(self) -> None:
+        self.events.append("paused")
 
-    def resume_reading(self) -> None: ...
+    def resume_reading(self) -> None:
+        self.events.append("resumed")
 
 
 async def _no_answer(*_: object) -> None:

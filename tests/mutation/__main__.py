@@ -230,7 +230,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "http/parser.py": ("tests/http/test_parser.py", "tests/http/test_smuggling.py"),
     "http/exchange.py": ("tests/http/test_connection.py", "tests/http/test_smuggling.py"),
     "http/sending.py": ("tests/http/test_connection.py", "tests/gateway/test_whole_answers.py"),
-    "http/http1.py": ("tests/http/test_connection.py", "tests/http/test_smuggling.py"),
+    "http/http1.py": ("tests/http/test_reading.py", "tests/http/test_connection.py", "tests/http/test_smuggling.py"),
     "http/http2.py": (
         "tests/http/test_http2_events.py",
         "tests/http/test_http2.py",
