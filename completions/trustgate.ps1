@@ -323,8 +323,8 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--models|passport|Models, as globs: ''openai/*''',
             '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches, images.variations, conversations, vector_stores, uploads, containers, videos, assistants, threads, evals, fine_tuning, skills, audio.voices, models, content_provenance_checks, tokenize',
             '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, unmetered_calls, or ''*''',
-            '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …; ''none'' takes them back',
-            '--end-users|any|Where requests name an app''s own users: user (of the body), header:NAME, or off',
+            '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …',
+            '--end-users|any|Where requests name an app''s own users: user (of the body), header:NAME',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate key list' = @(
@@ -358,8 +358,8 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--models|passport|Models, as globs: ''openai/*''',
             '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches, images.variations, conversations, vector_stores, uploads, containers, videos, assistants, threads, evals, fine_tuning, skills, audio.voices, models, content_provenance_checks, tokenize',
             '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, unmetered_calls, or ''*''',
-            '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …; ''none'' takes them back',
-            '--end-users|any|Where requests name an app''s own users: user (of the body), header:NAME, or off',
+            '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …',
+            '--end-users|any|Where requests name an app''s own users: user (of the body), header:NAME',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate key revoke' = @(
@@ -401,8 +401,8 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--models|passport|Models, as globs: ''openai/*''',
             '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches, images.variations, conversations, vector_stores, uploads, containers, videos, assistants, threads, evals, fine_tuning, skills, audio.voices, models, content_provenance_checks, tokenize',
             '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, unmetered_calls, or ''*''',
-            '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …; ''none'' takes them back',
-            '--end-users|any|Where requests name an app''s own users: user (of the body), header:NAME, or off',
+            '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …',
+            '--end-users|any|Where requests name an app''s own users: user (of the body), header:NAME',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate plan set' = @(
@@ -427,8 +427,8 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--models|passport|Models, as globs: ''openai/*''',
             '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches, images.variations, conversations, vector_stores, uploads, containers, videos, assistants, threads, evals, fine_tuning, skills, audio.voices, models, content_provenance_checks, tokenize',
             '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, unmetered_calls, or ''*''',
-            '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …; ''none'' takes them back',
-            '--end-users|any|Where requests name an app''s own users: user (of the body), header:NAME, or off',
+            '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …',
+            '--end-users|any|Where requests name an app''s own users: user (of the body), header:NAME',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate plan list' = @(
@@ -857,7 +857,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--asset|any|The token, worth one USD; once for all networks, or once for each',
             '--facilitator|any|The facilitator that settles: its URL, or embedded (this gateway; Solana)',
             '--unchecked||Save an offer on an EVM network although its facilitator cannot be reached now; doctor checks it later',
-            '--price|any|The price of every request, or passports: the prices of passports',
+            '--price|any|The price of every request; none: the prices of passports',
             '--top-up|any|The amount of a prepaid top-up',
             '--flow|words:authorization upfront|When a payment is settled: once there is an answer, or upfront, before the LLM server is asked; where that fails, the payment is credited',
             '--contact|any|How the tenant gets more credit: a URL or mail address that refusals name',
