@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.conftest import ClientFactory, GatewayFactory
 from tests.support.gateway import Gateway
 from tests.support.postgres import GivenPostgres, Postgres, run_sql
 from tests.support.processes import wait_until
+from tests.support.shifted_clock import ShiftedClock
+from trustgate.types import NANO_USD_PER_USD
 
 
 @pytest.fixture
@@ -57,6 +61,39 @@ def test_it_serves_and_a_kill_loses_nothing(gateway: Gateway, make_client: Clien
     assert gateway.stop() == 0
     gateway.cli("doctor", "--books")
     assert not (gateway.home / "trustgate.duckdb").exists()
+
+
+def test_credits_and_refunds_count_once_whichever_way_the_clock_steps(
+    make_gateway: GatewayFactory, url: str, tmp_path: Path
+) -> None:
+    clock = ShiftedClock(tmp_path / "clock")
+    environment = {"TRUSTGATE_STORE_URL": url, **clock.environment}
+    gateway = make_gateway(upstream="builtin:echo", environment=environment).start()
+    gateway.add_tenant("acme")
+    gateway.cli("payment", "set", "acme", "--mode", "prepaid")
+
+    def change(number: int) -> list[bool]:
+        credit = ("tenant", "credit", "acme", "--add", "2", "--reference", f"in {number}")
+        refund = ("payment", "refund-credit", "acme", "--amount", "0.5", "--reference", f"out {number}")
+        return [gateway.cli_json(*command)["repeated"] for command in (credit, refund)]
+
+    def balance() -> int:
+        nano_usd: int = gateway.cli_json("tenant", "credit", "acme")["balance_nano_usd"]
+        return nano_usd
+
+    steps_s = (0, -86_400, 40 * 86_400, -3_600)
+    for number, ahead_s in enumerate(steps_s):
+        clock.shift(ahead_s)
+        assert change(number) == [False, False]
+        assert [change(before) for before in range(number + 1)] == [[True, True]] * (number + 1)
+    assert balance() == len(steps_s) * 3 * NANO_USD_PER_USD // 2
+    gateway.kill()
+    gateway.start()
+    assert [change(before) for before in range(len(steps_s))] == [[True, True]] * len(steps_s)
+    assert balance() == len(steps_s) * 3 * NANO_USD_PER_USD // 2
+    gateway.cli("doctor", "--books")
+    gateway.stop()
+    gateway.cli("doctor", "--books")
 
 
 def test_while_the_database_is_away_receipts_wait_in_the_journal(
