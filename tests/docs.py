@@ -29,6 +29,10 @@ CLIENTS = REFERENCE / "clients.md"
 #: Written by hand, and held against the code by tests.
 ERRORS = REFERENCE / "errors.md"
 MODELS = REFERENCE / "models.md"
+PAYMENTS = REFERENCE / "payments.md"
+RECEIPTS = REFERENCE / "receipts.md"
+COMMANDS = REFERENCE / "commands.md"
+TROUBLESHOOTING = REFERENCE / "troubleshooting.md"
 
 
 def settings_table() -> str:

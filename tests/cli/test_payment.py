@@ -113,7 +113,10 @@ def test_a_tenant_that_pays_from_now_on_is_told(
     assert not again["terms"].get("contact")
     assert "From now on this tenant pays for each request." in again["notes"]
     prepaid = either_home.cli("payment", "set", tenant, "--mode", "prepaid", "--price", "none").stdout
-    assert "From now on this tenant's requests draw on its prepaid credit." in prepaid
+    assert (
+        "From now on this tenant's requests draw on its prepaid credit, and are refused where that is used up."
+        in prepaid
+    )
     assert "the prices of passports" in prepaid
 
 

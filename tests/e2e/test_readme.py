@@ -1,4 +1,4 @@
-"""The README and the page on models, run: their commands in order, by a shell, in front of a real LiteLLM proxy."""
+"""The README and its pages on models, payments and receipts, run in front of a real LiteLLM proxy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.conftest import GatewayFactory
-from tests.docs import MODELS, README, generated
+from tests.docs import COMMANDS, MODELS, PAYMENTS, README, RECEIPTS, TROUBLESHOOTING, generated
 from tests.support.facilitator import FacilitatorDouble
 from tests.support.gateway import Gateway
 from tests.support.litellm import CONFIG, LiteLLM
@@ -25,8 +25,9 @@ _BLOCK = re.compile(r"```(sh|python)\n(.*?)```", re.DOTALL)
 
 
 def blocks() -> list[tuple[str, str]]:
-    """(language, text) of each block of commands, in order; those of the page on models go on with what came before."""
-    return [(found[1], found[2]) for page in (README, MODELS) for found in _BLOCK.finditer(page.read_text())]
+    """(language, text) of each block of commands, in order; those of the other pages go on with what came before."""
+    pages = (README, MODELS, PAYMENTS, RECEIPTS)
+    return [(found[1], found[2]) for page in pages for found in _BLOCK.finditer(page.read_text())]
 
 
 def test_generated_files_are_up_to_date() -> None:
@@ -68,9 +69,8 @@ def test_links_of_the_guides_lead_somewhere(page: Path) -> None:
 
 
 def test_each_symptom_is_one_that_the_program_shows() -> None:
-    """The first column of the troubleshooting table: error codes, and parts of messages."""
-    table = README.read_text().partition("\n## Troubleshooting\n")[2].partition("\n## ")[0]
-    quoted = re.findall(r"^\| [^|`]*`([^`]+)`", table, re.MULTILINE)
+    """The first column of the table: error codes, and parts of messages."""
+    quoted = re.findall(r"^\| [^|`]*`([^`]+)`", TROUBLESHOOTING.read_text(), re.MULTILINE)
     assert len(quoted) > 10
     source = "\n".join(path.read_text() for path in sorted((README.parent / "trustgate").rglob("*.py")))
     assert [text for text in quoted if text not in source] == []
@@ -141,7 +141,7 @@ def run(program: str, gateway: Gateway, folder: Path) -> subprocess.CompletedPro
     program = program.replace('export PATH="$PWD/.venv/bin:$PATH"', f"export PATH={shlex.quote(str(programs))}:$PATH")
     environment = clean_environment({"TRUSTGATE_HOME": str(gateway.home), "PATH": os.environ["PATH"]})
     return subprocess.run(
-        ["bash", "-c", program], cwd=folder, env=environment, capture_output=True, text=True, timeout=180, check=False
+        ["bash", "-c", program], cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
 
 
@@ -151,6 +151,5 @@ def test_the_readme_names_what_a_newcomer_needs(word: str) -> None:
 
 
 def test_the_table_of_commands_names_every_command() -> None:
-    table = README.read_text().partition("\n## Commands\n")[2].partition("\n## ")[0]
-    rows = "\n".join(line for line in table.splitlines() if line.startswith("| `"))
+    rows = "\n".join(line for line in COMMANDS.read_text().splitlines() if line.startswith("| `"))
     assert [name for name in TABLE if name != "version" and not re.search(rf"`(trustgate )?{name}\b", rows)] == []

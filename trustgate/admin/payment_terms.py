@@ -50,7 +50,7 @@ _TEST_NETWORKS = frozenset({SOLANA_DEVNET, SOLANA_TESTNET, BASE_SEPOLIA})
 #: What a change of the mode means for a tenant, by the mode.
 _SWITCHED_ON = {
     "per-request": "From now on this tenant pays for each request.",
-    "prepaid": "From now on this tenant's requests draw on its prepaid credit.",
+    "prepaid": "From now on this tenant's requests draw on its prepaid credit, and are refused where that is used up.",
 }
 
 
