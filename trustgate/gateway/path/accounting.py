@@ -339,14 +339,18 @@ class Account(msgspec.Struct, eq=False):
         """The estimate of the prompt."""
         return self.request.call.prompt_tokens
 
-    def sent(self, data: bytes) -> None:
-        """Bytes of the answer that go to the client: they are what the receipt commits to."""
+    def sent(self, data: bytes) -> Callable[[bytes], object]:
+        """Bytes of the answer that go to the client: they are what the receipt commits to.
+
+        Returns what does the same with those that follow.
+        """
         if self.first_ms is None:
             self.first_ms = self.request.arrival.elapsed_ms()
         if self._answer is None:
             self._answer = hashlib.sha256(data)
         else:
             self._answer.update(data)
+        return self._answer.update
 
     def sent_whole(self, body: bytes, digest: hashlib._Hash | None) -> None:
         """All of an answer goes to the client at once. ``digest``: its SHA-256, where that is known."""

@@ -8,7 +8,7 @@ the request is to be paid for, once the answer, or the first piece of it, is in 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -165,8 +165,8 @@ class _EventRelay:
     """A stream of events on its way to the client."""
 
     __slots__ = (
-        *("_account", "_answer", "_checks_id", "_delivery", "_drop_usage", "_is_over", "_model", "_objects", "_reply"),
-        *("failed", "meter"),
+        *("_account", "_answer", "_checks_id", "_commit", "_delivery", "_drop_usage", "_is_over", "_model", "_objects"),
+        *("_reply", "_send_at_once", "_upstream_model", "failed", "meter"),
     )
 
     def __init__(
@@ -188,6 +188,12 @@ class _EventRelay:
         self.failed = False
         #: ``[DONE]`` was passed on.
         self._is_over = False
+        #: Where a piece that follows the first is sent without waiting, and what commits to it; the model's name as the
+        #: account has it. To go through the reply and the account for each piece takes the processor's cache from
+        #: others, where there are a thousand streams.
+        self._send_at_once: Callable[[bytes], bool] | None = None
+        self._commit: Callable[[bytes], object] | None = None
+        self._upstream_model = ""
         account.metered = lambda: self._charged(with_units(account.usage_of(self.meter), account))
 
     def pass_at_once(self, frames: list[Frame]) -> bool:
@@ -196,7 +202,8 @@ class _EventRelay:
         Returns:
             Whether they were sent; False: nothing was, and ``pass_on`` is to send them.
         """
-        if self._is_over or self.failed or self.meter.done or self._checks_id:
+        send, commit, meter = self._send_at_once, self._commit, self.meter
+        if send is None or commit is None or meter.done:
             return False  # the last event, or behind it: the receipt is kept before the last event is sent
         for kind, _ in frames:
             # The usual one first: hashing a member of an enumeration costs as much as all the rest.
@@ -207,29 +214,27 @@ class _EventRelay:
                 self._learn(self._objects, frame)
             self._note_id(self._objects)
         body = frames[0][1] if len(frames) == 1 else b"".join([frame for _, frame in frames])
-        if not self._reply.write_at_once(body):
+        if not send(body):
             return False
-        account, model = self._account, self.meter.model
-        account.sent(body)
-        if model and model != account.upstream_model:
-            account.upstream_model = model
+        commit(body)
+        if meter.model is not self._upstream_model:
+            self._note_model()
         return True
 
     async def pass_on(self, frames: list[Frame]) -> None:
         """Send the frames in one piece, without what is the gateway's own."""
         kept, failure = self._kept(frames)
         meter = self.meter
-        if meter.model:
-            self._account.upstream_model = meter.model
+        self._note_model()
         if self._objects is not None:
             self._note_id(self._objects)
+        reply = self._reply
         if kept:
             body = kept[0] if len(kept) == 1 else b"".join(kept)
-            reply = self._reply
             if not reply.started and not self.failed:
                 # The stream has begun to be an answer.
                 await self._delivery.pay()
-            self._account.sent(body)
+            self._commit = self._account.sent(body)
             if meter.done or self.failed:
                 # This is the end for every SDK: the receipt must be there before it is seen.
                 await self.close()
@@ -238,6 +243,13 @@ class _EventRelay:
             await reply.write(body)
         if failure is not None:
             raise failure
+        goes_on = reply.started and not (self._is_over or self.failed or self._checks_id)
+        self._send_at_once = reply.at_once if goes_on else None
+
+    def _note_model(self) -> None:
+        model = self._upstream_model = self.meter.model
+        if model:
+            self._account.upstream_model = model
 
     def _kept(self, frames: list[Frame]) -> tuple[list[bytes], UpstreamFailed | None]:
         """Returns what of the frames goes to the client, and the error that ends them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from time import monotonic
 from types import MappingProxyType
@@ -116,6 +116,12 @@ class Reply:
             self.waiting_since = monotonic()
             await self._send({"type": "http.response.body", "body": body, "more_body": not last})
             self.waiting_since = None
+
+    @property
+    def at_once(self) -> Callable[[bytes], bool] | None:
+        """What does as ``write_at_once`` for the rest of the answer; None: there is nothing."""
+        exchange = self._exchange
+        return None if exchange is None or self.recorder is not None else exchange.send_at_once
 
     def write_at_once(self, body: bytes) -> bool:
         """Do as ``write`` if that need not wait for the client. Returns False, and has sent nothing, where it must."""

@@ -31,6 +31,10 @@ class _Holders(msgspec.Struct, gc=False):
 
 #: Generated text is estimated in pieces of this many characters, so that a stream's memory stays bounded.
 _FOLD_CHARS = 8192
+#: So many texts, or one of so many characters with those before it, are put together: each takes some fifty bytes
+#: besides its characters.
+_JOINED_TEXTS = 64
+_JOINED_CHARS = 512
 
 _decode_holders = msgspec.json.Decoder(_Holders).decode
 
@@ -38,25 +42,28 @@ _decode_holders = msgspec.json.Decoder(_Holders).decode
 class GeneratedText:
     """The text that a stream generates, on its way to an estimate of its tokens, in bounded memory."""
 
-    __slots__ = ("_chars", "_folded_tokens", "_texts")
+    __slots__ = ("_folded_tokens", "_texts")
 
     def __init__(self) -> None:
         self._texts: list[str] = []
-        self._chars = 0
         self._folded_tokens = 0
 
     def __bool__(self) -> bool:
         """Returns whether there is any text."""
-        return bool(self._chars or self._folded_tokens)
+        return bool(self._folded_tokens or any(self._texts))
 
     def add(self, text: str) -> None:
-        """Remember a piece, folded into a number when it gets long."""
-        self._texts.append(text)
-        self._chars += len(text)
-        if self._chars >= _FOLD_CHARS:
-            self._folded_tokens = self.tokens()
-            self._texts.clear()
-            self._chars = 0
+        """Remember a piece; folded into a number when they get long."""
+        texts = self._texts
+        texts.append(text)
+        # Not by their length in all: a number of each stream's own, for every piece.
+        if len(texts) >= _JOINED_TEXTS or len(text) >= _JOINED_CHARS:
+            joined = "".join(texts)
+            texts.clear()
+            if len(joined) >= _FOLD_CHARS:
+                self._folded_tokens += estimate_tokens(joined)
+            else:
+                texts.append(joined)
 
     def tokens(self) -> int:
         """Returns an estimate of the tokens so far."""

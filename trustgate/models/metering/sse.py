@@ -69,7 +69,7 @@ class SseScanner:
 
         None for every other one, which ``feed`` takes.
         """
-        if self._pending or len(chunk) > self._limit:
+        if self._pending_bytes or len(chunk) > self._limit:
             return None
         # The most usual one: a single line of data.
         if chunk[:6] == b"data: " and chunk.find(b"\n") == len(chunk) - 2 and chunk[-1:] == b"\n" and _CR not in chunk:

@@ -10,7 +10,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -64,7 +63,7 @@ class Apart(Protocol):
 class EventStream:
     """A stream of server-sent events, cut into frames and metered as they arrive."""
 
-    __slots__ = ("_chunks", "_first", "_held", "_is_over", "_next", "_scanner", "_unread", "meter")
+    __slots__ = ("_at_once", "_chunks", "_first", "_held", "_is_over", "_next", "_scanner", "_unread", "meter")
 
     def __init__(
         self, chunks: AsyncIterator[bytes], meter: StreamMeter, max_event_bytes: int, first: bytes = b""
@@ -78,6 +77,8 @@ class EventStream:
         #: Frames that came with others and are read in the next turns.
         self._unread: deque[bytes] = deque()
         self._is_over = False
+        #: What ``batches`` was called with.
+        self._at_once: Callable[[list[Frame]], bool] | None = None
         #: The chunk that was waited for when the time was over.
         self._next: asyncio.Future[bytes | None] | None = None
 
@@ -172,7 +173,8 @@ class EventStream:
             if not self._is_over:
                 chunks = self._chunks
                 if at_once is not None and isinstance(chunks, Response):
-                    chunks.on_piece = partial(self._pass_at_once, at_once)
+                    self._at_once = at_once
+                    chunks.taker = self
                 async for each in chunks:
                     if self._held:
                         held, self._held = self._held, []
@@ -187,7 +189,8 @@ class EventStream:
             raise translate(error) from error
         finally:
             if isinstance(self._chunks, Response):
-                self._chunks.on_piece = None  # it holds this stream, which holds the response
+                # They hold this stream, which holds the response.
+                self._chunks.taker = self._at_once = None
         last = self._read_tail()
         if last:
             yield last
@@ -217,17 +220,20 @@ class EventStream:
         unread = self._unread
         return self._read([unread.popleft() for _ in range(min(len(unread), _FRAMES_PER_TURN))])
 
-    def _pass_at_once(self, at_once: Callable[[list[Frame]], bool], chunk: bytes) -> bool:
-        """Returns whether a piece was passed on; else its frames are kept for ``batches``."""
-        if self.meter.done:
+    def take_piece(self, piece: bytes) -> bool:
+        """Returns whether a piece was passed on; else its frames are kept for ``batches``, which waits."""
+        meter, at_once = self.meter, self._at_once
+        if meter.done:
             return True
-        parts = self._scanner.only_frame(chunk)
+        parts = self._scanner.only_frame(piece)
         if parts is None:
-            frames = self._frames_of(chunk)
+            frames = self._frames_of(piece)
+            if not frames and not self._unread:
+                return True
         else:
             data, event = parts
-            frames = [(self.meter.feed(data, event), chunk)]
-        if not self._unread and (not frames or at_once(frames)):
+            frames = [(meter.feed(data, event), piece)]
+        if at_once is not None and not self._unread and at_once(frames):
             return True
         self._held = frames
         return False

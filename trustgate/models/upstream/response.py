@@ -7,7 +7,7 @@ Everything else is left to aiohttp's parser, which is lenient (``protocol``). Bo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -42,6 +42,14 @@ class Held(Closable, Protocol):
     def go_on(self) -> None: ...
 
 
+class Taker(Protocol):
+    """What takes the pieces of a body in the moment in which they come."""
+
+    def take_piece(self, piece: bytes) -> bool:
+        """Take a piece that came while a reader waits. Returns False where the reader is to go on."""
+        ...
+
+
 class Fields(Mapping[str, str]):
     """Header fields by their lower-case names; of a name that is repeated, the first."""
 
@@ -70,7 +78,7 @@ class Response:
 
     __slots__ = (
         *("_connection", "_error", "_is_paused", "_loop", "_silence_s", "_timer", "_waits_since", "fields", "is_whole"),
-        *("on_piece", "parts", "size", "status_code", "waiter"),
+        *("parts", "size", "status_code", "taker", "waiter"),
     )
 
     def __init__(
@@ -96,8 +104,8 @@ class Response:
         #: The body has come to its end, all of it may not have been taken yet.
         self.is_whole = False
         self._error: BaseException | None = None
-        #: Called with what comes while a reader waits; returns False where the reader is to go on.
-        self.on_piece: Callable[[bytes], bool] | None = None
+        #: Takes what comes while a reader waits.
+        self.taker: Taker | None = None
         #: What waits for a piece.
         self.waiter: asyncio.Future[None] | None = None
         #: One timer for the whole answer: to set one for every piece costs as much as to relay it.
@@ -112,24 +120,21 @@ class Response:
             self._is_paused = True
             self._connection.hold_back()
 
-    def pass_piece(self) -> bool:
-        """Call ``on_piece`` with what has come. Returns whether the reader is to wait on."""
-        on_piece, parts = self.on_piece, self.parts
-        if on_piece is None or not parts:
-            return self._error is None
+    def pass_piece(self, waiter: asyncio.Future[None]) -> bool:
+        """Give what has come to the taker. Returns whether the reader, which waits in ``waiter``, is to wait on."""
+        taker, parts = self.taker, self.parts
+        # Where the reader was cancelled, nothing is passed on.
+        if taker is None or self.is_whole or waiter.done():
+            return False
         self._waits_since = self._loop.time()
         try:
-            if len(parts) == 1 and not self._is_paused:
-                self.size = 0
-                is_done = on_piece(parts.pop())
-            else:
-                is_done = on_piece(self.take())
+            if taker.take_piece(parts.pop() if len(parts) == 1 else self.take()):
+                return True
         except Exception as error:  # noqa: BLE001 - it is raised where the piece is waited for
             self.fail(error)
             return False
-        if not is_done:
-            self.parts.append(b"")
-        return is_done
+        parts.append(b"")
+        return False
 
     def end(self) -> None:
         """The body has come to its end."""
@@ -355,20 +360,20 @@ class Reader:
         except (HttpParserError, HttpParserUpgrade):
             self._has_more = True
             response.fail(UpstreamFailed("The upstream's response is not valid HTTP/1.1."))
+        waiter, parts = response.waiter, self._parts
+        if waiter is not None and parts and response.pass_piece(waiter):
+            if response.size:
+                response.size = 0
+            return
         if not response.is_whole:
             response.size += len(data)
             if response.size > AHEAD_BYTES:
-                if response.parts:
+                if parts:
                     response.wait_for_taking()
                 else:
                     # Nothing that can be taken, so that reading would never go on.
                     response.fail(UpstreamFailed(_NO_CONTENT, retryable=False))
-        waiter = response.waiter
-        if waiter is None:
-            return
-        # Where the reader was cancelled, nothing is passed on.
-        is_wanted = response.on_piece is not None and not response.is_whole and not waiter.done()
-        if not is_wanted or not response.pass_piece():
+        if waiter is not None and (parts or response.is_whole):
             response.wake()
 
     def _new_parser(self) -> HttpResponseParser:
