@@ -110,6 +110,29 @@ def test_a_new_key_works_and_is_found_by_its_redacted_form(world: World) -> None
     assert {key.id for key in world.directory.keys_of("ten_1")} == {"key_1", "key_2"}
 
 
+def test_the_keys_of_an_account_are_those_that_go_back_to_one(world: World) -> None:
+    for name, origin in (("key_2", "key_1"), ("key_3", "key_1"), ("key_4", "")):
+        minted = mint()
+        world.directory.put(
+            ApiKey(
+                id=name,
+                tenant_id="ten_1",
+                name=name,
+                secret_sha256=minted.sha256,
+                redacted=minted.redacted,
+                origin_id=origin,
+            )
+        )
+
+    def accounts(account_id: str) -> set[str]:
+        return {key.id for key in world.directory.keys_of_account(account_id)}
+
+    assert accounts("key_1") == {"key_1", "key_2", "key_3"}
+    assert accounts("key_4") == {"key_4"}
+    assert accounts("key_2") == set(), "it counts under the first one's"
+    assert accounts("ten_1") == set(), "a tenant is no key"
+
+
 def test_a_renamed_tenant_is_found_by_its_new_name_alone(world: World) -> None:
     world.directory.put(msgspec.structs.replace(world.tenant, name="apex"))
     assert world.directory.tenant("apex").id == "ten_1"

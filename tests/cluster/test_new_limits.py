@@ -190,3 +190,18 @@ async def test_a_limit_that_comes_at_any_moment_of_a_request_counts_what_receipt
         for number, (moment, end) in enumerate(itertools.product(_MOMENTS, _ENDS)):
             async with asyncio.timeout(60):
                 await _live(both, str(number), moment, maker, end)
+
+
+async def test_a_row_that_is_missing_is_made_without_a_look_at_every_key(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 10,000 keys that begin at once each would look at all."""
+
+    def keys(_: Directory) -> None:
+        raise AssertionError("all keys were looked at")
+
+    async with two_processes(url) as both:
+        caller = both.set_limits(both.add("one"), _KEY)
+        monkeypatch.setattr(Directory, "keys", keys)
+        await both.end(await both.begin(caller, 0), _USE, 0)
+        await both.check(caller, "its first request")

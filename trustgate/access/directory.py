@@ -412,6 +412,11 @@ class Directory:
     def keys_of(self, tenant_id: str) -> list[ApiKey]:
         return [self._keys[key_id] for key_id in self._key_ids_of.get(tenant_id, ())]
 
+    def keys_of_account(self, account_id: str) -> list[ApiKey]:
+        """Returns the key of this id and those that go back to it by rotations; none where it is no key's."""
+        first = self._keys.get(account_id)
+        return [] if first is None else [key for key in self.keys_of(first.tenant_id) if key.account_id == account_id]
+
 
 def _with_budgets(caller: Caller, budgets: list[Budget]) -> Caller:
     hard = [budget for budget in budgets if budget.hard]

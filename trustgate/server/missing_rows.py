@@ -91,8 +91,7 @@ class MissingRows:
     async def _used(self, connection: DatabaseConnection, subject_id: str) -> list[tuple[int, tuple[int, int, int]]]:
         """Returns what a subject has used, each with its window."""
         found: list[tuple[int, tuple[int, int, int]]] = []
-        all_keys = self._directory.keys()
-        keys = [key for key in all_keys if key.account_id == subject_id]
+        keys = self._directory.keys_of_account(subject_id)
         tenant_id, key_ids = (keys[0].tenant_id, [key.id for key in keys]) if keys else (subject_id, None)
         if not await connection.fetchval(_HAS_RECEIPTS, head_key(tenant_id)):
             return found
