@@ -13,7 +13,20 @@ from trustgate.admin.model_commands import PassportShow
 from trustgate.admin.money import StatementExport, StatementMonths
 from trustgate.admin.walk import Refusal, Seen, walk
 from trustgate.console.lists import pager
-from trustgate.console.view import Download, Shown, View, do, link, moment, moment_link, tenant_names, url, when, word
+from trustgate.console.view import (
+    Download,
+    Shown,
+    View,
+    do,
+    link,
+    moment,
+    moment_link,
+    tenant_field,
+    tenant_names,
+    url,
+    when,
+    word,
+)
 from trustgate.errors import InvalidRequest, NotFound
 from trustgate.formats.written import number, usd
 from trustgate.types import Finish, Passport
@@ -67,7 +80,7 @@ async def receipts(view: View) -> Shown:
     found = () if errors else await view.admin.execute(wanted)
     further = url("receipts", **{**given, "before": str(found[-1].seq)}) if len(found) == _RECEIPTS_A_PAGE else ""
     first = url("receipts", **{**given, "before": ""}) if given["before"] else ""
-    tenants = [("", "all"), *sorted(named.items(), key=lambda each: each[1].casefold())]
+    tenants = sorted(named.items(), key=lambda each: each[1].casefold())
     body = join(
         heading("Receipts"),
         tag(
@@ -79,7 +92,7 @@ async def receipts(view: View) -> Shown:
         tag(
             "form",
             {"class": "line", "method": "get", "action": url("receipts")},
-            select_field("tenant", "Tenant", tenants, value=given["tenant"]),
+            tenant_field(tenants, given["tenant"], empty="all"),
             text_field("model", "Model", value=given["model"], placeholder="gpt-4o, openai/*"),
             text_field("status", "Status", value=given["status"], placeholder="429, 5xx", error=wrong("status")),
             select_field("ended", "Ended", [("", "any"), *((name, name) for name in _ENDINGS)], value=given["ended"]),
@@ -280,7 +293,7 @@ async def statements(view: View) -> Shown:
         tag(
             "form",
             {"class": "line", "method": "get", "action": url("statements")},
-            select_field("tenant", "Tenant", [("", "choose one"), *((t.id, t.name) for t in tenants)], value=chosen),
+            tenant_field([(each.id, each.name) for each in tenants], chosen, empty="choose one"),
             tag("div", {"class": "field"}, tag("button", {"type": "submit"}, "Show")),
         ),
         found,

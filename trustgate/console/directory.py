@@ -11,7 +11,7 @@ from trustgate.admin.log_commands import ReceiptList, UsageShow
 from trustgate.admin.money import PaymentTermsList, TenantCredit
 from trustgate.console.books import receipts_table
 from trustgate.console.chain import terms_card
-from trustgate.console.lists import Filter, ListColumn, listing
+from trustgate.console.lists import Filter, ListColumn, listing, only_some
 from trustgate.console.overview import usage_by_day
 from trustgate.console.usage import since_days
 from trustgate.console.view import Shown, View, do, link, moment, tenant_names, url, when, word
@@ -334,6 +334,9 @@ def _budget_buttons(budget: Budget) -> Html:
 
 
 def _standings(standings: Sequence[BudgetStanding], named: Mapping[str, str]) -> Html:
+    shown = standings
+    if len(standings) > _STANDINGS_MOST:
+        shown = sorted(standings, key=lambda each: -(each.used + each.held) / (each.amount or 1))[:_STANDINGS_MOST]
     rows = [
         (
             each.name,
@@ -344,10 +347,13 @@ def _standings(standings: Sequence[BudgetStanding], named: Mapping[str, str]) ->
             _meter(each),
             when(each.resets_us) if each.resets_us else "never",
         )
-        for each in standings[:_STANDINGS_MOST]
+        for each in shown
     ]
     titles = heads("Budget", "Whose", ">Used", ">Held", ">Left", "Share used", "Resets")
-    return table("Where budgets stand", titles, rows, empty="There is none.", hide_caption=True)
+    return join(
+        only_some(len(shown), len(standings), "those of which most is used"),
+        table("Where budgets stand", titles, rows, empty="There is none.", hide_caption=True),
+    )
 
 
 def _meter(standing: BudgetStanding) -> Html:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from trustgate.admin.budgeting import EndUserList, EndUserUsage
 from trustgate.admin.commands import TenantList
 from trustgate.console.lists import ListColumn, listing
-from trustgate.console.view import Shown, View, do, url, when, word
+from trustgate.console.view import Shown, View, do, tenant_field, url, when, word
 from trustgate.formats.written import names, number, usd
 from trustgate.web.html import Html, join, tag
-from trustgate.web.parts import code, command, heading, link_button, select_field
+from trustgate.web.parts import code, command, heading, link_button
 
 _MOST = 1000
 
@@ -43,14 +43,14 @@ async def end_users(view: View) -> Shown:
             text=lambda u: u.end_user,
             keeping={"tenant": chosen},
         )
-    choices = [("", "choose one"), *((tenant.id, tenant.name) for tenant in tenants)]
+    choices = [(tenant.id, tenant.name) for tenant in tenants]
     body = join(
         heading("End users", beside=do("Limit an end user", "end-user.limit", tenant=chosen) if chosen else None),
         tag("p", None, "The users of an app behind a key, by pseudonym: their names are not kept."),
         tag(
             "form",
             {"class": "line", "method": "get", "action": url("end-users")},
-            select_field("tenant", "Tenant", choices, value=chosen),
+            tenant_field(choices, chosen, empty="choose one"),
             tag("div", {"class": "field"}, tag("button", {"type": "submit"}, "Show")),
         ),
         shown,

@@ -12,13 +12,10 @@ from trustgate.admin.model_commands import PassportList
 from trustgate.console.actions import ACTIONS
 from trustgate.console.fields import Action, Field, secret_of
 from trustgate.console.overview import trial
-from trustgate.console.view import Redirect, Shown, View, link, url
+from trustgate.console.view import CHOICES_MOST, Redirect, Shown, View, link, url
 from trustgate.errors import NotFound, TrustGateError
 from trustgate.web.html import Html, join, tag
 from trustgate.web.parts import area_field, check_field, command, heading, hidden, message, select_field, text_field
-
-#: More would not be of use in a list to choose from: then it is a field to write in.
-_CHOICES_MOST = 500
 
 
 async def form(view: View, name: str) -> Shown:
@@ -215,7 +212,7 @@ async def _choices(admin: Admin, action: Action) -> dict[str, list[tuple[str, st
         found["models"] = [(passport.slug, passport.slug) for passport in passports]
     if "budgets" in wanted:
         found["budgets"] = [(budget.name, budget.name) for budget in (await admin.execute(BudgetList())).budgets]
-    return {name: listed for name, listed in found.items() if len(listed) <= _CHOICES_MOST}
+    return {name: listed for name, listed in found.items() if len(listed) <= CHOICES_MOST}
 
 
 def _small(title: str) -> str:

@@ -102,6 +102,13 @@ def pager(before: str, after: str, where: str) -> Html | None:
     return tag("nav", {"class": "pager", "aria-label": "Pages of the list"}, links)
 
 
+def only_some(shown: int, all_: int, which: str) -> Html | None:
+    """Returns the sentence that a table has only some of its rows, such as ``the dearest``; None where it has all."""
+    if shown == all_:
+        return None
+    return tag("p", {"class": "soft"}, f"{number(shown)} of {number(all_)}: {which}. The command line lists all.")
+
+
 def _counted(kept: int, all_: int) -> str:
     return number(all_) if kept == all_ else f"{number(kept)} of {number(all_)}"
 

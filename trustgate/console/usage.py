@@ -8,9 +8,10 @@ from typing import Any
 
 from trustgate.admin.commands import KeyList, TenantList
 from trustgate.admin.log_commands import UsageShow
+from trustgate.console.lists import only_some
 from trustgate.console.live import latest
 from trustgate.console.overview import day_charts
-from trustgate.console.view import Shown, View, link, tenant_names, url
+from trustgate.console.view import Shown, View, link, tenant_field, tenant_names, url
 from trustgate.formats.written import instant, number, usd
 from trustgate.ids import MICROSECONDS_PER_SECOND, iso_us, now_us
 from trustgate.store import UsageRow
@@ -28,6 +29,7 @@ from trustgate.web.parts import (
 
 _DAY_US = 86_400 * MICROSECONDS_PER_SECOND
 _BARS_MOST = 12
+_ROWS_MOST = 500
 
 
 def since_days(days: int) -> int:
@@ -46,7 +48,7 @@ async def usage(view: View) -> Shown:
     rows = await view.admin.execute(UsageShow(by=by, tenant=tenant, since_us=since_us))  # type: ignore[arg-type]
     named = await _group_names(view, by)
     tenants = await view.admin.execute(TenantList(removed=True))
-    choices = [("", "all"), *((each.id, each.name) for each in tenants)]
+    choices = [(each.id, each.name) for each in tenants]
     line = f"trustgate usage --by {by} --since {iso_us(since_us)[:10]}"
     line += f" --tenant {shlex.quote(tenant)}" if tenant else ""
     body = join(
@@ -56,7 +58,7 @@ async def usage(view: View) -> Shown:
             {"class": "line", "method": "get", "action": url("usage")},
             select_field("by", "By", [(name, name) for name in _GROUPS], value=by),
             select_field("days", "Time", _SPANS, value=str(days)),
-            select_field("tenant", "Tenant", choices, value=tenant or ""),
+            tenant_field(choices, tenant or "", empty="all"),
             tag("div", {"class": "field"}, tag("button", {"type": "submit"}, "Show")),
         ),
         _usage_charts(rows, by, named, since_us),
@@ -83,8 +85,9 @@ def _usage_charts(rows: Sequence[UsageRow], by: str, named: Mapping[str, str], s
     if by == "day":
         return day_charts(rows, since_us)
     if by == "hour":
-        bars = [Bar(row.group[5:], row.requests, number(row.requests)) for row in rows]
-        costs = [Bar(row.group[5:], row.cost_nano_usd, usd(row.cost_nano_usd)) for row in rows]
+        latest_rows = rows[-_ROWS_MOST:]
+        bars = [Bar(row.group[5:], row.requests, number(row.requests)) for row in latest_rows]
+        costs = [Bar(row.group[5:], row.cost_nano_usd, usd(row.cost_nano_usd)) for row in latest_rows]
         return tag("div", {"class": "cards"}, columns("Requests an hour", bars), columns("Cost an hour", costs))
     if not rows:
         return join()
@@ -112,9 +115,15 @@ def _usage_table(rows: Sequence[UsageRow], by: str, named: Mapping[str, str]) ->
     def cells(first: object, value: Any) -> list[object]:
         return [first, *(number(value(name)) for name in counted), *(usd(value(name)) for name in money)]
 
-    listed = [cells(_named(named)(row), lambda name, row=row: getattr(row, name)) for row in rows]
+    shown, which = rows[-_ROWS_MOST:], "the latest"
+    if by not in ("day", "hour") and len(rows) > _ROWS_MOST:
+        shown, which = sorted(rows, key=lambda row: -row.cost_nano_usd)[:_ROWS_MOST], "the dearest"
+    listed = [cells(_named(named)(row), lambda name, row=row: getattr(row, name)) for row in shown]
     total = cells("Total", lambda name: sum(getattr(row, name) for row in rows))
-    return table("Usage", titles, listed, empty="No requests in this time.", total=total, hide_caption=True)
+    return join(
+        only_some(len(shown), len(rows), which),
+        table("Usage", titles, listed, empty="No requests in this time.", total=total, hide_caption=True),
+    )
 
 
 # requests as they come

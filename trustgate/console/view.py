@@ -13,7 +13,7 @@ from trustgate.observe.metrics import Metric
 from trustgate.settings import Settings
 from trustgate.types import Receipt
 from trustgate.web.html import Html, join, tag
-from trustgate.web.parts import Mood, link_button, state
+from trustgate.web.parts import Mood, link_button, select_field, state, text_field
 
 if TYPE_CHECKING:
     from trustgate.console.works import Works
@@ -86,6 +86,23 @@ def do(text: str, action: str, **given: str) -> Html:
 def moment_link(at_us: int, *parts: str) -> Html:
     """Returns a time (UTC) as a link to a page of the console."""
     return tag("a", {"href": url(*parts), "class": "whole"}, instant(at_us))
+
+
+#: More would not be of use in a list to choose from: then it is a field to write in.
+CHOICES_MOST = 500
+
+
+def tenant_field(choices: Sequence[tuple[str, str]], value: str, *, empty: str) -> Html:
+    """Returns the field of a page's address that names a tenant.
+
+    Args:
+        choices: the tenants, of each its id and its name.
+        value: the one that is chosen, an id or a name; "": none.
+        empty: what stands for none.
+    """
+    if len(choices) > CHOICES_MOST:
+        return text_field("tenant", "Tenant", value=value, kind="search", placeholder="name or id")
+    return select_field("tenant", "Tenant", [("", empty), *choices], value=value)
 
 
 async def tenant_names(admin: Admin) -> dict[str, str]:
