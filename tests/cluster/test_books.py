@@ -31,7 +31,7 @@ from trustgate.access.directory import Caller, Directory
 from trustgate.access.quota import Ask, Quota
 from trustgate.cluster import connections
 from trustgate.cluster.holds import SharedHold, Use
-from trustgate.cluster.rows import BudgetRow
+from trustgate.cluster.rows import BudgetRow, look_at_budget
 from trustgate.cluster.rows_anew import counted_anew, quotas_anew
 from trustgate.errors import RateLimited, Unavailable
 from trustgate.payment.credit import payment_members
@@ -534,3 +534,39 @@ async def test_a_limit_that_comes_while_a_close_waits_for_its_rows_counts_it(was
         assert await keeper.ask(limited, Ask(994, 0)) is None
         assert await keeper.ask(limited, Ask(993, 0)) is not None
     await stranger.close()
+
+
+async def test_requests_go_on_while_the_counts_of_very_many_are_taken_in(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = Budget(id="bud_1", name="each", unit="tokens", amount=9, span="total", everyone=True, each="tenant")
+    async with bookkeepers(url, 1, each) as [keeper]:
+        counted = Budgets(keeper.clock)
+        counted.put(each)
+        for number in range(1_000):
+            counted.count(drawer_of(make_caller(f"ten_{number}")), 1, 0, keeper.clock())
+        rows = [BudgetRow(counter) for counter in counted.counters()]
+        async with keeper.own.use() as connection:
+            await connection.execute(
+                "INSERT INTO shared_state SELECT k, s::jsonb FROM unnest($1::text[], $2::text[]) AS u (k, s)",
+                [row.key for row in rows],
+                [row.content().decode() for row in rows],
+            )
+        turn, turns = 0, list[int]()
+
+        async def others() -> None:
+            nonlocal turn
+            while True:
+                turn += 1
+                await asyncio.sleep(0)
+
+        def look(*row: Any) -> None:
+            turns.append(turn)
+            look_at_budget(*row)
+
+        monkeypatch.setattr("trustgate.cluster.books.look_at_budget", look)
+        running = asyncio.ensure_future(others())
+        await keeper.books.refresh_counts()
+        running.cancel()
+        assert max(turns.count(each) for each in turns) < 250 and len(turns) == 1_000
+        assert sum(each.used for each in keeper.counters.budgets.standings(keeper.clock())) == 1_000
