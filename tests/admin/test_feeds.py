@@ -17,13 +17,22 @@ from hypothesis import strategies as st
 
 from tests.admin.conftest import Plane
 from tests.admin.test_routes import Broken
+from tests.support.disks import tiny_disk
 from tests.support.entries import FIRST_US, make_entries, make_entry
 from trustgate.admin.backupfile import unpack
 from trustgate.admin.commands import Admin, Feed, TenantAdd
 from trustgate.admin.local import FEEDS
 from trustgate.admin.log_commands import Backup, Compact, ReceiptsExport, UsageExport
 from trustgate.admin.routes import FEED_PATH, admin_routes
-from trustgate.errors import Conflict, NotFound, PermissionDenied, StoreDamaged, StoreTooNew, TrustGateError
+from trustgate.errors import (
+    Conflict,
+    HomeUnusable,
+    NotFound,
+    PermissionDenied,
+    StoreDamaged,
+    StoreTooNew,
+    TrustGateError,
+)
 from trustgate.store import exports
 from trustgate.store.exports import RECEIPT_COLUMNS, USAGE_COLUMNS, write_table
 from trustgate.types import (
@@ -264,3 +273,27 @@ def test_tables_hold_what_the_lines_say(tmp_path: Path) -> None:
     assert (tmp_path / "none.csv").read_text().strip() == ",".join(USAGE_COLUMNS)
     with pytest.raises(TrustGateError, match="cannot be written"):
         write_table(lines, tmp_path / "nowhere" / "a.csv", USAGE_COLUMNS, "csv")
+
+
+# a disk that is full
+
+
+def test_a_table_for_which_there_is_no_room_is_refused_in_words(tmp_path: Path) -> None:
+    lines = tmp_path / "lines.jsonl"
+    rows = (msgspec.json.encode({"day": f"{n:x}" * 9, "requests": n}) + b"\n" for n in range(100_000))
+    lines.write_bytes(b"".join(rows))
+    for kind in ("csv", "parquet"):
+        with tiny_disk(tmp_path / "disk", 64 * 1024) as disk, pytest.raises(TrustGateError) as caught:
+            write_table(lines, disk / "table", USAGE_COLUMNS, kind)
+        assert caught.value.message == f"{tmp_path}/disk/table cannot be written: No space left on device."
+
+
+def test_a_backup_for_which_there_is_no_room_is_not_blamed_itself(good: bytes, tmp_path: Path) -> None:
+    backup = tmp_path / "backup.tar"
+    backup.write_bytes(good)
+    with tiny_disk(tmp_path / "disk", 64 * 1024) as disk, pytest.raises(HomeUnusable) as caught:
+        unpack(backup, disk, lambda done, total: None)
+    assert f"{tmp_path}/disk/trustgate.duckdb cannot be written: No space left on device." in caught.value.message
+    assert caught.value.hint == "Free some space on its disk."
+    with pytest.raises(TrustGateError, match=f"{tmp_path}/none.tar cannot be read: No such file"):
+        unpack(tmp_path / "none.tar", tmp_path, lambda done, total: None)

@@ -9,16 +9,17 @@ out of the folder that the files are put into.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
-from trustgate.errors import OperatorError, StoreDamaged, StoreTooNew
+from trustgate.errors import HomeUnusable, OperatorError, StoreDamaged, StoreTooNew, disk_hint
 
 #: 1: no archive files; 2: with them, or naming them.
 FORMATS = (1, 2)
@@ -99,12 +100,11 @@ def unpack(backup: Path, folder: Path, report: Callable[[int, int], None]) -> Ma
                 source = None if member is None else archive.extractfile(member)
                 if member is None or source is None or member.name != f"{FOLDER}/{entry.name}":
                     raise _damaged(backup, f"{entry.name} is missing")
-                (folder / entry.name).parent.mkdir(mode=0o700, exist_ok=True)
                 digest = hashlib.sha256()
-                with _create(folder / entry.name) as target:
+                with _writing(folder / entry.name) as write:
                     while piece := source.read(PIECE_BYTES):
                         digest.update(piece)
-                        target.write(piece)
+                        write(piece)
                         done += len(piece)
                         report(done, total)
                 if digest.hexdigest() != entry.sha256:
@@ -113,9 +113,7 @@ def unpack(backup: Path, folder: Path, report: Callable[[int, int], None]) -> Ma
         raise _damaged(backup, "it is cut short, or not a backup") from error
     except OSError as error:
         raise OperatorError(
-            f"{error.filename or backup} cannot be {'read' if error.filename == str(backup) else 'used'}: "
-            f"{error.strerror or error}.",
-            hint="Check the name, its permissions and the free space on the disk.",
+            f"{backup} cannot be read: {error.strerror or error}.", hint="Check the name and its permissions."
         ) from None
     return manifest
 
@@ -145,9 +143,34 @@ def _belongs(name: str) -> bool:
     return name in NAMES or _ARCHIVE.fullmatch(name) is not None
 
 
-def _create(path: Path) -> IO[bytes]:
-    path.touch(0o600, exist_ok=False)
-    return path.open("wb")
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Callable[[bytes], object]]:
+    """Make a file, mode 0600, for the block to write to. Raises HomeUnusable where it cannot be written."""
+
+    def write(piece: bytes) -> None:
+        rest = memoryview(piece)
+        try:
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+        except OSError as error:
+            raise _unwritable(path, error) from None
+
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        yield write
+    finally:
+        os.close(descriptor)
+
+
+def _unwritable(path: Path, error: OSError) -> HomeUnusable:
+    return HomeUnusable(
+        f"The backup cannot be unpacked: {path} cannot be written: {error.strerror or error}.",
+        hint=disk_hint(error, "Correct the permissions of its folder."),
+    )
 
 
 def _damaged(backup: Path, what: str) -> StoreDamaged:

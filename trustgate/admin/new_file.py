@@ -40,8 +40,8 @@ def new_file(path: Path, *, force: bool) -> Iterator[Path]:
             part.unlink()
 
 
-def unwritable(path: Path, error: OSError) -> OperatorError:
-    """Returns the error of a file that cannot be written."""
+def unwritable(path: Path | str, error: OSError) -> OperatorError:
+    """Returns the error of a file that cannot be written. ``path``: or what a person calls it."""
     return OperatorError(
         f"{path} cannot be written: {error.strerror or error}.",
         hint="Choose another location, or free some space there.",

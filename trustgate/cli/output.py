@@ -33,7 +33,7 @@ class Sink:
         except BrokenPipeError:
             raise SystemExit from None  # the entry point knows: the reader of the output has gone
         except OSError as error:
-            raise unwritable(self._path, error) from None
+            raise unwritable("The output" if self._path == STDOUT else self._path, error) from None
         self.size_bytes += len(data)
         self.lines += data.count(b"\n")
 

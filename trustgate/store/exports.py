@@ -169,8 +169,10 @@ def write_table(lines: Path, to: Path, columns: dict[str, str], kind: Literal["c
                     columns = {{{types}}})) TO {_text(to)} ({options})"""  # noqa: S608 - constants, quoted paths
             )
     except duckdb.Error as error:
+        # Members of JSON may follow the words.
+        words = str(error).splitlines()[0].rpartition(": ")[2].partition('"')[0]
         raise OperatorError(
-            f"{to} cannot be written: {str(error).splitlines()[0].rpartition(': ')[2]}.",
+            f"{to} cannot be written: {words}.",
             hint="Choose another --output, or make room on its disk.",
         ) from error
 
