@@ -169,19 +169,6 @@ def test_a_database_that_another_process_holds_is_told_with_its_process(home: Ga
     assert home.cli("tenant", "list").returncode == 0
 
 
-def test_commands_at_the_same_time_wait_for_each_other(home: Gateway) -> None:
-    home.make_home()
-    command = [sys.executable, "-m", "trustgate", "--home", str(home.home), "tenant", "add"]
-    running = [
-        subprocess.Popen([*command, f"t{n}"], env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for n in range(3)
-    ]
-    for process in running:
-        _, said = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == 0, said
-    assert len(home.cli_json("tenant", "list")["tenants"]) == 3
-
-
 def test_a_reader_that_leaves_early_is_no_failure(home: Gateway) -> None:
     home.make_home()
     read, write = os.pipe()
