@@ -39,11 +39,11 @@ ClientFactory = Callable[..., openai.OpenAI]
 
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
-    """A scripted upstream. The test fails if it scripts answers that nobody asks for."""
+    """A scripted upstream. The test fails if it scripts answers that are not asked for."""
     server = Upstream().start()
     yield server
     server.stop()
-    assert server.unused == 0, f"nobody asked for {server.unused} scripted answers"
+    assert server.unused == 0, f"{server.unused} scripted answers were not asked for"
 
 
 @pytest.fixture

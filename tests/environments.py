@@ -190,7 +190,7 @@ def _version_of(python: Path) -> str:
 
 
 def _pip(python: Path, *arguments: str) -> None:
-    # No configuration is overridden: whoever needs a mirror or a proxy has told pip.
+    # No configuration is overridden: a mirror or a proxy is set for pip.
     command = [str(python), "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", *arguments]
     _run(command, "pip could not install what the tests need; is the package index reachable?")
 

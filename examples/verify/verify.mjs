@@ -3,7 +3,7 @@
 //                                    [--request FILE] [--response FILE]
 // or a monthly statement:            node verify.mjs STATEMENT [--key VKEY] [--payer ADDRESS]
 //                                    [--previous STATEMENT]...
-// Needs Node 20 or newer and nothing else; asks nobody. Exit code: 0 it holds, 1 it does not, 2 wrong use.
+// Needs Node 20 or newer and nothing else; uses no network. Exit code: 0 it holds, 1 it does not, 2 wrong use.
 
 // --- core: the same text in verify.mjs and index.html ---
 // What a bundle and a statement are, and every check of them, with nothing but what browsers and Node have in common (WebCrypto).
@@ -254,7 +254,7 @@ function readBundle(data) {
       bad(`the receipt's member ${name} is neither a string nor a boolean nor an integer that every reader keeps`);
     }
   }
-  // Blanks between tokens are free. Everything else can be written in one way alone, so that nobody reads it otherwise.
+  // Blanks between tokens are free. Everything else can be written in one way alone, so that no reader takes it otherwise.
   const dense = written.replace(/("[^"\\]*(?:\\.[^"\\]*)*")|[ \t\r\n]+/g, "$1");
   if (dense !== rewritten || /(^|[^\\])(\\\\)*\\ud[89a-f]/.test(dense)) {
     bad("a member is there twice, or a string or a number is written in an unusual way");

@@ -134,7 +134,7 @@ class Plane:
         return (await self.payment_service()).balances
 
     async def close(self) -> None:
-        """On the loop on which it was opened: whoever serves does so."""
+        """On the loop on which it was opened, as a server does."""
         payment_service, self._payment_service = self._payment_service, None
         if payment_service is not None:
             await payment_service.close()

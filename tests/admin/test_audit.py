@@ -58,7 +58,7 @@ async def audit(shop: Shop, quota: Quota | None = None) -> BooksReport:
 
 
 async def change(shop: Shop, sql: str, *values: Any) -> None:
-    """What somebody else does to the database's file."""
+    """What another program does to the database's file."""
     await shop.store._engine.run(lambda connection: connection.execute(sql, list(values)))  # type: ignore[attr-defined]
 
 

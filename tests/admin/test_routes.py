@@ -24,7 +24,7 @@ class Broken:
     """An admin whose commands fail."""
 
     def __init__(self, error: Exception | None = None) -> None:
-        self._error = error or ZeroDivisionError("a detail that nobody outside may see")
+        self._error = error or ZeroDivisionError("a detail that is not shown outside")
 
     async def execute(self, command: Command[Any]) -> Any:
         raise self._error

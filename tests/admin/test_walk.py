@@ -1,4 +1,4 @@
-"""The eleven steps in words: where a refused request stopped, and that nothing is claimed that nobody knows."""
+"""The eleven steps in words: where a refused request stopped, and that nothing is claimed that is not known."""
 
 from __future__ import annotations
 

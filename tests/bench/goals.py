@@ -190,7 +190,7 @@ def _ratios(
     for load in loads:
         mine, theirs = samples.get((load, ours), {}), samples.get((load, other), {})
         pairs = [(figure(mine[number]), figure(theirs[number])) for number in mine if number in theirs]
-        # Whoever answered nothing in a round has no figure in it.
+        # A server that answered nothing in a round has no figure in it.
         found += [our / their for our, their in pairs if their]
     return found
 

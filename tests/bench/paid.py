@@ -194,7 +194,7 @@ def _tenant(gateway: Gateway, kind: str, facilitator: str) -> dict[str, str]:
 
 
 def _payments(gateway: Gateway, headers: Mapping[str, str], load: Load, seconds: int) -> list[str]:
-    """So many payments that nobody has presented yet, as their header has them."""
+    """So many payments that were not presented yet, as their header has them."""
     asked = httpx.post(f"{gateway.api_url}/chat/completions", content=load.body, headers=headers, timeout=30)
     required = json.loads(base64.b64decode(asked.headers["payment-required"]))
     now = int(time.time())

@@ -121,7 +121,7 @@ def _strip(folder: Path) -> None:
 
 
 def _packed(folder: Path) -> bytes:
-    """The folder as tar.gz, the same bytes for the same content: names in order, nobody's, at no time."""
+    """The folder as tar.gz, the same bytes for the same content: names in order, without owners and times."""
 
     def anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
         entry.uid = entry.gid = entry.mtime = 0

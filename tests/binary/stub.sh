@@ -21,7 +21,7 @@ if [ ! -f "$folder/.complete" ]; then
     rm -rf "$new"
     trap - EXIT INT TERM HUP
 fi
-# Somebody else's folder is never run.
+# Another user's folder is never run.
 [ -O "$place" ] && [ -O "$folder" ] || { echo "$folder does not belong to this user: remove it, or set TRUSTGATE_UNPACK_DIR." >&2; exit 1; }
 PATH=$callers_path
 [ -n "$PATH" ] || unset PATH

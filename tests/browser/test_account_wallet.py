@@ -20,7 +20,7 @@ from trustgate.payment.networks import SOLANA_DEVNET
 
 UNITS = 3_000_000
 
-#: A wallet as extensions show themselves (Wallet Standard). It signs with an Ed25519 key of its own and asks nobody:
+#: A wallet as extensions show themselves (Wallet Standard). It signs with an Ed25519 key of its own without a question:
 #: the fee payer's signature stands first in a transaction, and the wallet's second.
 _WALLET = """
 (() => {

@@ -20,7 +20,7 @@ from tests.support.gateway import Gateway
 from tests.support.processes import POLL_S
 
 _COUNTED = frozenset({"complete", "client_gone", "upstream_cut", "cut"})
-#: Bounds for a gateway that has served for minutes and serves nobody now.
+#: Bounds for a gateway that has served for minutes and serves no request now.
 _MOST_RSS_BYTES = 400 * 1024 * 1024
 _MOST_DESCRIPTORS = 150
 _PATIENCE_S = 60.0

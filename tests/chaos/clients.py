@@ -21,7 +21,7 @@ _GONE = (httpx.TransportError, asyncio.TimeoutError)
 
 
 class Traffic:
-    """Some clients at a time, until ``stop``. A client that finds nobody pauses for a moment and comes again."""
+    """Some clients at a time, until ``stop``. A client that finds no server pauses for a moment and comes again."""
 
     def __init__(self, world: World, chance: random.Random, clients: int = 12) -> None:
         self._world = world
@@ -32,7 +32,7 @@ class Traffic:
         self._tasks = [asyncio.create_task(self._client(number)) for number in range(clients)]
 
     async def wait_for(self, requests: int, timeout_s: float = 30.0) -> None:
-        """Wait until so many more requests have ended, however; or for so long: a stopped server serves nobody."""
+        """Wait until so many more requests have ended, however; or for so long: a stopped server serves none."""
         wanted = self.requests + requests
         try:
             async with asyncio.timeout(timeout_s), self._ended:

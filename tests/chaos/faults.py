@@ -87,7 +87,7 @@ async def full_disk(world: World, traffic: Traffic, chance: random.Random) -> No
 
 
 async def clock(world: World, traffic: Traffic, chance: random.Random) -> None:
-    """Somebody sets the clock ahead, or back, and right again."""
+    """The clock is set ahead, or back, and right again."""
     world.shift_clock(chance.choice([-7_200, -90, -1, 1, 90, 7_200]))
     await traffic.wait_for(40)
     if chance.random() < 0.4:

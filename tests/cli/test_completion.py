@@ -40,7 +40,7 @@ CASES = [
     ("trustgate plan add x --on-disconnect dr", "trustgate plan add x --on-disconnect drain"),
     ("trustgate passport show llama3.1:8", "trustgate passport show llama3.1:8b"),
     ("trustgate receipt verify {home}/trustgate.duckdb.l", "trustgate receipt verify {home}/trustgate.duckdb.lock"),
-    # Nothing begins like this: it stays as it is, and nobody is told anything.
+    # Nothing begins like this: it stays as it is, without a message.
     ("trustgate tenant show nobody", "trustgate tenant show nobody"),
 ]
 

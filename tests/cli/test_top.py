@@ -87,7 +87,7 @@ def _in_terminal(gateway: Gateway, columns: int) -> tuple[str, int]:
         while time.monotonic() < deadline and select.select([ours], [], [], PATIENCE_S)[0]:
             try:
                 piece = os.read(ours, 65536)
-            except OSError:  # Linux's way to say that nobody has the other end any more
+            except OSError:  # on Linux: the other end is closed
                 break
             shown += piece
             if b"Model" in shown and not interrupted:

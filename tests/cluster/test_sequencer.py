@@ -1,4 +1,4 @@
-"""The sequencer: one log of what several processes have linked, whoever dies between which two steps."""
+"""The sequencer: one log of what several processes have linked, whichever process dies between which two steps."""
 
 from __future__ import annotations
 

@@ -426,7 +426,7 @@ def test_bodies_are_bounded_and_of_forms_alone(served: Gateway, http: httpx.Clie
 
 
 def test_a_form_that_does_not_arrive_holds_nothing(make_gateway: GatewayFactory) -> None:
-    """Everybody may send to this address, so whoever sends nothing must not hold a connection for ever."""
+    """Every client may send to this address, so one that sends nothing must not hold a connection for ever."""
     gateway = make_gateway()
     gateway.make_home()
     (gateway.home / "trustgate.toml").write_text("[serve]\nbody_timeout_s = 0.2\n")

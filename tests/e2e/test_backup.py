@@ -96,7 +96,7 @@ def test_a_backup_under_load_has_all_that_was_acknowledged_before_it(
         after = len(load.acknowledged)
         while len(load.acknowledged) < after + 20:
             threading.Event().wait(0.01)
-    assert not load.refused, "a backup refuses nobody"
+    assert not load.refused, "a backup refuses no request"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert made["last_seq"] >= 20 + len(before)
     served.kill()

@@ -1,4 +1,4 @@
-"""``trustgate demo``, as somebody types it: what the tour saw, what stays up, and that nothing is left of it."""
+"""``trustgate demo``, as it is typed: what the tour saw, what stays up, and that nothing is left of it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def temporary(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def environment(temporary: Path, tmp_path: Path) -> dict[str, str]:
-    """Of somebody whose own settings are of no use, behind a proxy that knows nothing of this machine."""
+    """Of a user whose own settings are of no use, behind a proxy that knows nothing of this machine."""
     nowhere = "http://127.0.0.1:9"
     return clean_environment(
         {
@@ -158,7 +158,7 @@ def test_it_can_be_ended_in_the_middle(
 ) -> None:
     process = start(environment, tmp_path)
     process.wait_until(lambda: moment in process.stdout + process.stderr)
-    # Before there is a folder nothing has to be cleaned up, and nobody listens to SIGTERM.
+    # Before there is a folder nothing has to be cleaned up, and SIGTERM has no handler.
     process.wait_until(lambda: any(Path(environment["TMPDIR"]).iterdir()))
     process.signal(number)
     assert process.wait() == 130

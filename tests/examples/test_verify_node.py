@@ -97,7 +97,7 @@ def test_good_bundles_hold(bundle: bytes) -> None:
 
 
 def test_receipts_of_every_kind_hold() -> None:
-    """Whoever adds an ending or a source of usage has to add it to the scripts."""
+    """An ending or a source of usage that is added has to be added to the scripts."""
     kinds: list[dict[str, Any]] = [{"finish": finish} for finish in get_args(Finish) if finish != "credited"]
     kinds += [{**kind, "v": 2} for kind in [*kinds, {"finish": "credited", "endpoint": "credits"}]]
     kinds += [{"v": 2, **dict.fromkeys(RECEIPT_PAYMENT_MEMBERS[2:], ""), "charged_nano_usd": 2**53 - 1}]

@@ -34,7 +34,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Browser]:
-    """The page, just opened. However it is used, it complains of nothing and asks nobody for anything."""
+    """The page, just opened. However it is used, it complains of nothing and sends no request."""
     browser.open(PAGE)
     yield browser
     assert browser.complaints == []

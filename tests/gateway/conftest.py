@@ -68,7 +68,7 @@ def scripted(shared_upstream: Upstream) -> Iterator[Upstream]:
     """The shared upstream, with nothing recorded and nothing left over."""
     shared_upstream.requests.clear()
     yield shared_upstream
-    assert shared_upstream.unused == 0, f"nobody asked for {shared_upstream.unused} scripted answers"
+    assert shared_upstream.unused == 0, f"{shared_upstream.unused} scripted answers were not asked for"
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,7 @@ def test_what_is_wrong_with_a_response_is_named(tenant: Tenant, scripted: Upstre
     assert receipt_of(tenant, got)["receipt"]["cost_nano_usd"] == 0
 
 
-# compressed although nobody asked for it
+# compressed although it was not asked for
 
 
 def _deflate(data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Large answers: read in pieces that hold nobody up, metered as if they were read whole, given on byte for byte."""
+"""Large answers: read in pieces that hold nothing up, metered as if they were read whole, given on byte for byte."""
 
 from __future__ import annotations
 

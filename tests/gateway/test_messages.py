@@ -62,7 +62,7 @@ def test_the_key_may_come_in_anthropics_own_header(tenant: Tenant, scripted: Ups
     assert got.status_code == 200
     sent = {name.lower(): value for name, value in scripted.requests[0].headers}
     assert (sent["anthropic-version"], sent["anthropic-beta"]) == ("2023-06-01", "b1,b2")
-    # The upstream gets its own key both ways, and nobody else's.
+    # The upstream gets its own key both ways, and no other.
     assert (sent["authorization"], sent["x-api-key"]) == ("Bearer sk-upstream-secret", "sk-upstream-secret")
     assert tenant.secret not in str(sent)
 

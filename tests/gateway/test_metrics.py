@@ -1,4 +1,4 @@
-"""/metrics: numbers that add up with what was asked, labels nobody can fill, no name that was not asked for."""
+"""/metrics: numbers that add up with what was asked, labels no client can fill, no name that was not asked for."""
 
 from __future__ import annotations
 

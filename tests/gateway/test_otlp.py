@@ -1,4 +1,4 @@
-"""Traces and metrics over OTLP: what arrives at a collector, what does not, and that nobody waits for one."""
+"""Traces and metrics over OTLP: what arrives at a collector, what does not, and that nothing waits for one."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ def test_a_collector_that_is_away_delays_nobody_and_gets_everything_later(
         wait_until(lambda: value(scrape(gateway), "trustgate_otlp_spans_total", outcome="dropped") > dropped, "a drop")
         assert gateway.logs().count("the OTLP collector at") == 1, "once in a while, not each time"
 
-        # What waits at the end is sent before it, and what the answer says then is nobody's trouble.
+        # What waits at the end is sent before it, and the answer to it then does not matter.
         collector.script(Answer(body=b"<html>"))
         sent = len(collector.spans)
         assert tenant.chat().status_code == 200

@@ -66,7 +66,7 @@ def bundle(shared_gateway: Gateway, shared_upstream: Upstream) -> bytes:
 
 @pytest.fixture
 def page(browser: Browser, shared_gateway: Gateway) -> Iterator[Browser]:
-    """The page, just opened. However it is used, it complains of nothing and asks nobody for anything."""
+    """The page, just opened. However it is used, it complains of nothing and sends no request."""
     url = f"{shared_gateway.base_url}/"
     browser.open(url)
     yield browser

@@ -379,7 +379,7 @@ def test_other_methods_on_the_paid_route_take_no_payment(market: Market, custome
     assert len(market.facilitator.verifies) == verifies
 
 
-# nobody knows
+# the outcome is not known
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def test_a_dead_upstream(make_gateway: GatewayFactory, sign_up: SignUp) -> None:
         wait_until(lambda: "could not be reached" in gateway.logs(), "the warning about the upstream")
         ready = tenant.http.get("/ready")
         assert (ready.status_code, ready.json()["checks"]["store"]) == (503, "ok")
-        # The model that needs nobody answers all the same.
+        # The model that needs no upstream answers all the same.
         assert tenant.chat(model="trustgate/echo").status_code == 200
         statuses = [tenant.chat().status_code for _ in range(3)]
         assert statuses[-1] == 503, "a target that keeps failing rests"

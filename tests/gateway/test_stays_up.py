@@ -60,7 +60,7 @@ def _address(server: subprocess.Popen[bytes]) -> str:
 
 @pytest.fixture(params=["full", "closed"])
 def deaf(request: pytest.FixtureRequest) -> Iterator[IO[bytes]]:
-    """A stderr that takes nothing: of a full disk, or a pipe that nobody reads any more."""
+    """A stderr that takes nothing: of a full disk, or a pipe that is not read any more."""
     if request.param == "full":
         with Path("/dev/full").open("wb", buffering=0) as full:
             yield full

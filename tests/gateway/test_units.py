@@ -85,7 +85,7 @@ def draw(tenant: Tenant, images: int, model: str = "drawn", **members: Any) -> h
         lambda tenant: transcribe(tenant, wav(60)),
         lambda tenant: transcribe(tenant, flac(60)[:42] + bytes(8_000)),
         lambda tenant: transcribe(tenant, b"OggS" + bytes(120_000)),
-        # A length that nobody told may be any.
+        # A length that was not told may be any.
         lambda tenant: transcribe(tenant, b"OggS" + bytes(200_000), chunked=True),
         lambda tenant: speak(tenant, 51),
         lambda tenant: draw(tenant, 2),

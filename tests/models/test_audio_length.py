@@ -155,7 +155,7 @@ def test_a_beginning_and_a_size_are_enough_where_no_end_is_needed() -> None:
 
 
 def test_a_claim_that_no_coding_reaches_is_not_believed() -> None:
-    """Whoever sends the recording pays by its length."""
+    """A recording is charged by its length."""
     xing = b"\xff\xfb\x90\x64" + bytes(32) + b"Xing" + struct.pack(">iii", 3, 1, 834) + bytes(365)
     assert (audio_ms(xing + mp3(600)) or 600_000) >= 600_000
     assert audio_ms(flac(1)[:42] + bytes(10_000_000)) is None

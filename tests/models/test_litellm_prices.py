@@ -170,7 +170,7 @@ def test_images_by_size_and_quality(tmp_path: Path) -> None:
 
     assert image(painter, image_size="1024x1024") == 40_000_000
     assert image(painter, image_size="1792x1024", image_quality="hd") == 80_000_000
-    assert image(painter) == 80_000_000, "nobody named its size: the dearest"
+    assert image(painter) == 80_000_000, "its size was not named: the dearest"
     assert image(dots, image_size="1024x1024", image_quality="low") == 1024 * 1024 * 10
     assert image(tokens, image_size="1024x1024", image_quality="low") == 0
     assert tokens.cost_nano_usd(Usage(images=1, completion_tokens=100), AT_US) == 100 * 40_000

@@ -36,7 +36,7 @@ BOOK = PriceBook(
         ("https://mine.openai.azure.com/openai", "gpt-4o", "azure/gpt-4o"),
         ("https://openrouter.ai/api/v1", "openai/gpt-4o", "openrouter/openai/gpt-4o"),
         ("https://api.mistral.ai/v1", "mistral-large", "mistral/mistral-large"),
-        # A provider that the list knows and that does not have the model: nobody else's price is its.
+        # A provider that the list knows and that does not have the model: no other's price is its.
         ("https://api.groq.com/openai/v1", "gpt-4o", None),
         ("https://api.groq.com/openai/v1", "llama-3.3", "groq/llama-3.3"),
         # Behind a proxy: as it is written, or its maker's.

@@ -13,7 +13,7 @@ def _notice(number: int) -> Notice:
 
 async def test_each_subscriber_gets_every_notice_in_order() -> None:
     notices = Notices()
-    notices.publish(_notice(0))  # nobody subscribes yet
+    notices.publish(_notice(0))  # there is no subscriber yet
     one, other = notices.subscribe(), notices.subscribe()
     waiting = asyncio.ensure_future(one.take())
     await asyncio.sleep(0)

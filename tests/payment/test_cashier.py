@@ -223,7 +223,7 @@ async def test_after_a_restart_a_used_payment_is_used(shop: Shop, tmp_path: Path
     shop.__dict__.update((await Shop.open(tmp_path / "home")).__dict__)
 
 
-# nobody knows
+# the outcome is not known
 
 
 @pytest.mark.parametrize("fault", [LOSES_ANSWER, LOSES_REQUEST])

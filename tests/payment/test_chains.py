@@ -1,4 +1,4 @@
-"""What a Solana chain says of a payment that nobody saw the end of: on a local chain, with tokens that really move."""
+"""What a Solana chain says of a payment whose end was not seen: on a local chain, with tokens that really move."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from trustgate.types import Payment
 
 
 async def sent(shop: Shop, payment: Payment) -> str:
-    """Settled by somebody else; gives the signature."""
+    """Settled elsewhere; gives the signature."""
     return await asyncio.to_thread(settle_by_hand, shop.net.url, shop.fee_payer, json.loads(payment.payload))
 
 

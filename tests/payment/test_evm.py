@@ -1,4 +1,4 @@
-"""What an EVM chain says of a payment that nobody saw the end of, by a scripted node over real sockets."""
+"""What an EVM chain says of a payment whose end was not seen, by a scripted node over real sockets."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_another_token_is_no_payment(node: EvmNode, chains: Chains) -> Non
 
 
 async def test_what_was_used_before_anybody_looked_for_it_is_not_decided(node: EvmNode, chains: Chains) -> None:
-    """Its transaction is older than the payment, which cannot be: somebody's clock is wrong."""
+    """Its transaction is older than the payment, which cannot be: one of the clocks is wrong."""
     node.pay(1, UNITS)
     node.now_s += 10_000
     assert (await outcome(chains, payment(node)))[0] == "unknown"

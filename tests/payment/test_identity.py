@@ -29,7 +29,7 @@ PAYER_KEY, FEE_KEY = Keypair(), Keypair()
 
 
 def transaction(seed: int = 0) -> bytes:
-    """A transfer of tokens, signed by whoever owns them and by whoever pays the fee."""
+    """A transfer of tokens, signed by their owner and by the payer of the fee."""
     accounts = [AccountMeta(Pubkey.new_unique(), False, True) for _ in range(3)]
     accounts.append(AccountMeta(PAYER_KEY.pubkey(), True, False))
     data = bytes([12]) + (1_000).to_bytes(8, "little") + bytes([6])

@@ -1,4 +1,4 @@
-"""The local chain of payments: found where somebody runs it, else run, and never waited for by a request."""
+"""The local chain of payments: found where it runs already, else run, and never waited for by a request."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_it_is_found_where_it_runs_and_followed_where_it_goes(tmp_path: Pa
     async with running_localnet(folder=tmp_path / "localnet") as net:
         await nodes.prepare([SOLANA_DEVNET])
         assert (await nodes.solana(SOLANA_DEVNET)).cluster.url == net.url
-    # Whoever ran it has gone. It goes on from where it was, now run by this process.
+    # The process that ran it has gone. It goes on from where it was, now run by this process.
     url = await eventually(nodes)
     assert url == await find_running(tmp_path / "localnet")
     assert await (await nodes.solana(SOLANA_DEVNET)).genesis_hash() == net.genesis

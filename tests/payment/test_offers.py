@@ -28,7 +28,7 @@ SELLER = SHOP
 
 
 class Desk:
-    """Somebody who sets how a tenant pays."""
+    """An operator who sets how a tenant pays."""
 
     def __init__(self, shop: Shop, evm: EvmNode, double: FacilitatorDouble) -> None:
         self.shop, self.evm, self.double = shop, evm, double

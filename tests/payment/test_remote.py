@@ -62,7 +62,7 @@ def payment(nonce: int = 1, **members: Any) -> Payment:
 
 
 async def unheard(_: str) -> None:
-    raise AssertionError("nobody knows the transaction before the facilitator has answered")
+    raise AssertionError("the transaction is not known before the facilitator has answered")
 
 
 # what goes well
@@ -167,7 +167,7 @@ async def test_an_answer_that_is_none_is_not_now(
     with caplog.at_level(logging.WARNING), pytest.raises(FacilitatorUnavailable) as raised:
         await remote.verify(payment())
     assert raised.value.status == 503
-    # A client does not need to know who settles; whoever runs the gateway does.
+    # A client does not need to know who settles; the operator does.
     assert "127.0.0.1" not in f"{raised.value.message}{raised.value.hint}"
     assert "127.0.0.1" in caplog.text
     assert [request.path for request in double.requests] == ["/facilitator/verify"], "nothing is followed or repeated"

@@ -1,4 +1,4 @@
-"""Bundles: made, and checked by somebody who trusts nobody. Every way to spoil one is noticed, by its proper check."""
+"""Bundles: made, and checked without trust in their maker. Every way to spoil one is noticed, by its proper check."""
 
 from __future__ import annotations
 

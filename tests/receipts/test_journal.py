@@ -579,7 +579,7 @@ def test_a_full_disk_refuses_before_anything_is_lost(tmp_path: Path) -> None:
             journal.check_room(1)
         assert refusal.value.code == "storage_full"
         assert journal.last_seq > 20  # both segments were used
-        with pytest.raises(Unavailable):  # whoever does not ask is told when it does not fit any more
+        with pytest.raises(Unavailable):  # one that does not ask is refused when it does not fit any more
             append(journal, make_entries(journal.last_seq + 1, 10))
         last_seq = journal.last_seq
 

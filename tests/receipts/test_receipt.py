@@ -32,7 +32,7 @@ def test_the_canonical_form_is_jcs(receipt: Receipt) -> None:
 
 
 def test_every_member_of_its_version_is_in_the_canonical_form() -> None:
-    """Members with defaults too: whoever checks a receipt must not need to know what ours are."""
+    """Members with defaults too: a checker must not need to know what ours are."""
     payment, price = set(RECEIPT_PAYMENT_MEMBERS), set(RECEIPT_PRICE_MEMBERS)
     end_user = set(RECEIPT_END_USER_MEMBERS)
     work = set(RECEIPT_WORK_MEMBERS)

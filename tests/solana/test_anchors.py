@@ -235,7 +235,7 @@ async def test_a_transaction_that_landed_long_ago_is_found(world: World) -> None
 
 
 async def test_an_expiry_that_is_seen_only_once_is_not_believed(world: World) -> None:
-    """The transaction landed; a node that says once that nobody knows it, and has no history, is not enough."""
+    """The transaction landed; a node that answers once that it is unknown, and has no history, is not enough."""
     with pytest.raises(AnchorPending):
         await world.flush(5, Wrong("getTransaction", nothing, 1000, first=2), timing=TIMING._replace(timeout_s=0.2))
     world.net.advance(200)

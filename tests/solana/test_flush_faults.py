@@ -1,7 +1,7 @@
 """Flush under faults and ``kill -9``: exactly one anchor for a state, whatever happens on the way.
 
 Every case is a process of its own with a real store, flushing to a real (local) chain through a node that misbehaves;
-in most of them the process is killed, by SIGKILL, at a call or at a save. Then a flush that nobody disturbs follows,
+in most of them the process is killed, by SIGKILL, at a call or at a save. Then an undisturbed flush follows,
 and what stands on the chain is counted. All cases run beforehand, several at once; each is then a test that looks at
 how its own went.
 """

@@ -487,7 +487,7 @@ async def test_accounts_in_every_encoding(client: AsyncClient) -> None:
 
 
 class Token(NamedTuple):
-    """A mint of six decimals, and what its account of the payer's and that of somebody else's are called."""
+    """A mint of six decimals, and what its account of the payer's and another owner's are called."""
 
     mint: Pubkey
     program: Pubkey

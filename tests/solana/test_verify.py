@@ -295,7 +295,7 @@ async def damaged(call: Call) -> Answer:
 
 
 async def signed_by_another(call: Call) -> Answer:
-    """Has, under the signature, the transaction of somebody else."""
+    """Has, under the signature, another's transaction."""
     forged = bytearray(sign_memo(payer_key("stranger"), note(5), "1" * 32, Fee(1, 1, 1)))
     return await changed(call, lambda result: {**result, "transaction": [b64encode(forged).decode(), "base64"]})
 
@@ -323,7 +323,7 @@ async def test_an_anchor_that_a_node_makes_up_is_the_nodes_fault(
 
 
 async def test_what_cannot_be_read_was_not_posted_by_this_program(world: World) -> None:
-    """Otherwise whoever names the address in a transaction of a new kind could stop everything."""
+    """Otherwise a transaction of a new kind that names the address could stop everything."""
 
     async def of_a_new_version(call: Call) -> Answer:
         message = "Transaction version (1) is not supported by the requesting client"

@@ -1,7 +1,7 @@
 """Bundles for tests: a log of generated receipts, proofs read from its tiles, anchors that were really signed.
 
-``damaged`` is every way to spoil a bundle that the checkers have to notice; ``hostile`` is what somebody makes who has
-keys of their own and signs whatever helps.
+``damaged`` is every way to spoil a bundle that the checkers have to notice; ``hostile`` is what an attacker makes with
+other keys and signs whatever helps.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ async def drop_before(_: Call) -> Answer:
 
 
 async def drop_after(call: Call) -> Answer:
-    """The chain does it, and nobody hears of it."""
+    """The chain does it, and no answer comes."""
     await call.forward()
     return _CLOSED
 

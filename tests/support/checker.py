@@ -1,4 +1,4 @@
-"""The checker of receipts in a browser, as somebody at the keyboard uses it; and whether what it shows can be read."""
+"""The checker of receipts in a browser, as a person at the keyboard uses it; and whether what it shows can be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.support.chromium import Browser
 
-#: Chooses files and types texts as somebody at the keyboard would; gives what the page shows then.
+#: Chooses files and types texts as a person at the keyboard would; gives what the page shows then.
 _CHECK = """
 async function (files, texts) {
   const element = (id) => document.getElementById(id);

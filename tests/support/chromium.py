@@ -162,7 +162,7 @@ class Browser:
         return str(self.evaluate("location.href"))
 
     def choose_file(self, selector: str, path: Path) -> None:
-        """Choose a file in an ``<input type=file>``, as somebody at the keyboard would."""
+        """Choose a file in an ``<input type=file>``, as a person at the keyboard would."""
         self._runner.run(self._choose_file(selector, path))
 
     def screenshot(self, *, dark: bool = False, width: int = 900) -> bytes:

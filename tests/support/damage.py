@@ -74,7 +74,7 @@ HOMES = ("plain", "payments", "archive")
 
 
 class Home(NamedTuple):
-    """A home folder, and what whoever uses it was promised."""
+    """A home folder, and what its users were promised."""
 
     folder: Path
     #: An older state of the same home.
@@ -180,7 +180,7 @@ def _read_only(path: Path, old: Path) -> None:
 
 
 def _not_ours(path: Path, old: Path) -> None:
-    """A stranger's, or (where this is not root, who alone can give a file away) readable by nobody."""
+    """A stranger's, or (where this is not root, who alone can give a file away) not readable at all."""
     path.chmod(0o000)
     if os.geteuid() == 0:
         os.chown(path, _STRANGER, _STRANGER)

@@ -93,10 +93,10 @@ class FacilitatorDouble:
         return self
 
     def stop(self) -> None:
-        """Raises AssertionError if the double itself went wrong, or scripts answers that nobody asked for."""
+        """Raises AssertionError if the double itself went wrong, or scripts answers that were not asked for."""
         self._server.stop()
         unused = {name: len(script) for name, script in self._scripts.items() if script}
-        assert not unused, f"nobody asked for what is scripted: {unused}"
+        assert not unused, f"what is scripted was not asked for: {unused}"
 
     def __enter__(self) -> Self:
         return self.start()
@@ -240,7 +240,7 @@ HUGE = Reply.body(b'{"success":true,"transaction":"' + b"1" * 20_000_000 + b'"}'
 
 
 def REDIRECTS(call: Call) -> Reply:  # noqa: N802 - stands beside the other answers
-    """To itself: whoever follows is seen."""
+    """To itself: a client that follows is seen."""
     return Reply.body(b"", status=307, headers={"location": call.facilitator.url + "/elsewhere"})
 
 
@@ -262,7 +262,7 @@ def NO_TRANSACTION(call: Call) -> Reply:  # noqa: N802
 
 
 def OTHER_NETWORK(call: Call) -> Reply:  # noqa: N802
-    """Success, on a network that nobody asked for."""
+    """Success, on a network that was not asked for."""
     return Reply.json(success(call, "1" * 64, network="eip155:1"))
 
 
@@ -275,7 +275,7 @@ def BAD_STATE(call: Call) -> Reply:  # noqa: N802
     return _settle_error(call, "invalid_transaction_state")
 
 
-#: Every fault of settle by its name; after each of them nobody can tell whether the money moved.
+#: Every fault of settle by its name; after each of them it cannot be told whether the money moved.
 SETTLE_FAULTS: dict[str, Answer] = {
     "hangs": HANGS,
     "resets": RESETS,

@@ -211,7 +211,7 @@ def _reap(reports: dict[int, socket.socket]) -> None:
             try:
                 report.send(str(os.waitstatus_to_exitcode(status)).encode())
             except OSError:
-                continue  # nobody waits for it any more
+                continue  # it is not waited for any more
 
 
 def _become(order: _Order, files: list[int]) -> None:

@@ -20,7 +20,7 @@ STEP_US = 60_000_000
 
 
 def fill(home: Path, count: int, tenants: Sequence[tuple[str, str]], **members: Any) -> list[str]:
-    """Append so many receipts to a home that nobody has open, a minute apart, the tenants (id, key id) in turn.
+    """Append so many receipts to a home that is not open, a minute apart, the tenants (id, key id) in turn.
 
     They are of versions 1 and 3 in turn. Returns their ids, in the log's order.
     """

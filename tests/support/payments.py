@@ -11,7 +11,7 @@ from trustgate.payment.networks import caip2_of, v1_name_of
 from trustgate.payment.payment_key import payment_key
 from trustgate.types import Offer, Payment
 
-#: Addresses of an EVM chain that nobody has the keys of.
+#: Addresses of an EVM chain whose keys do not exist.
 PAYER = "0x857b06519E91e3A54538791bDbb0E22373e36b66"
 SHOP = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
 BASE_USDC = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"

@@ -176,7 +176,7 @@ def _runs(pid: int) -> bool:
 
 
 class GivenPostgres(_Schemas):
-    """A server that somebody else runs. Tests make schemas in it, and cannot stop it."""
+    """A server that runs already. Tests make schemas in it, and cannot stop it."""
 
     def __init__(self, url: str) -> None:
         self.url = url

@@ -14,7 +14,7 @@ from tests.support import nursery
 
 #: How long to wait for a process to do what it should do quickly, seconds. Generous: CI machines are slow.
 PATIENCE_S = 60.0
-#: How long between two looks at a process that tells nobody when it is ready, seconds.
+#: How long between two looks at a process that does not tell when it is ready, seconds.
 POLL_S = 0.02
 
 _OURS = re.compile(r"^(TRUSTGATE_(?!TEST_)|OPENAI_|LITELLM_)|_PROXY$|_proxy$")

@@ -198,7 +198,7 @@ class Token:
         return inner
 
     def _close_payers(self) -> None:
-        """Close the connections of the SDK's clients, which leave that to nobody."""
+        """Close the connections of the SDK's clients, which do not do it themselves."""
         for scheme in self._payers.values():
             for client in scheme._clients.values():
                 client._provider.session.close()

@@ -298,7 +298,7 @@ class Upstream:
 
     @property
     def unused(self) -> int:
-        """How many scripted answers nobody has asked for."""
+        """How many scripted answers were not asked for."""
         return len(self._scripted)
 
     def wait_for_requests(self, count: int = 1, timeout_s: float = PATIENCE_S) -> Recorded:

@@ -52,7 +52,7 @@ class Walk:
     def go(self) -> None:
         """Raises AssertionError where something is not as the README says."""
         if (ROOT / ".git").exists():
-            # Whoever owns the checkout: it is this one.
+            # Whatever user owns the checkout: it is this one.
             self._type(f'git -c safe.directory="*" clone --quiet "{ROOT}" "{self._checkout}"', self._folder)
         else:
             shutil.copytree(ROOT, self._checkout, ignore=shutil.ignore_patterns(".venv*", ".*_cache", "__pycache__"))

@@ -58,7 +58,7 @@ PARTS = [
 class Given:
     #: The gateway's address, without a path.
     origin: str
-    #: A key that works, one that nobody has, and one whose quota is used up.
+    #: A key that works, one that does not exist, and one whose quota is used up.
     key: str
     wrong_key: str
     spent_key: str

@@ -1,4 +1,4 @@
-"""What is tried over plain HTTP, whoever carries it: the features of a program that knows no API but HTTP itself."""
+"""What is tried over plain HTTP, whatever carries it: the features of a program that knows no API but HTTP itself."""
 
 from __future__ import annotations
 
