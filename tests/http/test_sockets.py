@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from trustgate.errors import OperatorError
-from trustgate.http.sockets import address_of, listen_public
+from trustgate.http.sockets import address_of, listen_public, why_not_free
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,15 @@ def test_a_port_in_use_is_told_with_the_way_to_see_by_whom() -> None:
         message, hint = fault("127.0.0.1", port)
     assert message == f"Cannot listen on 127.0.0.1:{port}: Address already in use."
     assert f"sport = :{port}" in hint
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_whether_a_port_is_free_is_told_however_its_host_is_written(host: str) -> None:
+    with listen_public(host, 0) as listener:
+        port = listener.getsockname()[1]
+        assert why_not_free(host, port) == "Address already in use"
+    assert why_not_free(host, port) is None
+    assert why_not_free("a..b", port) is not None
 
 
 def test_an_address_of_another_machine_is_told() -> None:

@@ -26,7 +26,7 @@ from trustgate.models.catalog import Catalog
 from trustgate.models.passports import check_prices
 from trustgate.models.pricelist import PriceBook, as_record, built_in, data_of
 from trustgate.models.prices import is_priced, price_hash
-from trustgate.types import Passport, Prices
+from trustgate.types import Passport, PriceChange, Prices
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _CHANGED_MOST = 100
@@ -106,17 +106,7 @@ async def price_show(context: AdminContext, command: PriceShow) -> tuple[PriceFo
 
 
 async def _by_hash(context: AdminContext, wanted: str) -> tuple[PriceFound, ...]:
-    found = [
-        PriceFound(
-            model=change.slug,
-            passport=change.slug,
-            prices=change.prices,
-            source=change.source,
-            from_us=change.from_us,
-            price_hash=wanted,
-        )
-        for change in await context.store.price_changes(price_hash=wanted)
-    ]
+    found = [_of_change(change) for change in await context.store.price_changes(price_hash=wanted)]
     found += [
         _as_found(passport.slug, passport, passport.price_source, passport.priced_us)
         for passport in context.catalog.passports()
@@ -138,6 +128,17 @@ async def _by_hash(context: AdminContext, wanted: str) -> tuple[PriceFound, ...]
     if not found:
         raise NotFound("No price here has that hash, nor had it.", code="price_not_found")
     return tuple(found[:_CHANGED_MOST])
+
+
+def _of_change(change: PriceChange) -> PriceFound:
+    return PriceFound(
+        model=change.slug,
+        passport=change.slug,
+        prices=change.prices,
+        source=change.source,
+        from_us=change.from_us,
+        price_hash=change.price_hash,
+    )
 
 
 def _as_found(model: str, passport: Passport, source: str, from_us: int) -> PriceFound:
@@ -164,17 +165,7 @@ async def price_history(context: AdminContext, command: PriceHistory) -> tuple[P
     changes = await context.store.price_changes(passport_id=passport.id)
     if not changes and is_priced(passport.prices):
         return (_as_found(passport.slug, passport, passport.price_source, passport.created_us),)
-    return tuple(
-        PriceFound(
-            model=change.slug,
-            passport=change.slug,
-            prices=change.prices,
-            source=change.source,
-            from_us=change.from_us,
-            price_hash=change.price_hash,
-        )
-        for change in changes
-    )
+    return tuple(_of_change(change) for change in changes)
 
 
 async def price_list_update(context: AdminContext, command: PriceListUpdate) -> PriceUpdate:

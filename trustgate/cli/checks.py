@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import http.client
 import os
-import socket
 import ssl
 import stat
 import time
@@ -275,18 +274,14 @@ def _no_server(settings: Settings) -> Finding:
 
 
 def _port(settings: Settings) -> Finding:
+    from trustgate.http.sockets import why_not_free
+
     host, port = settings.serve.host, settings.serve.port
     place = f"{host}:{port}"
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
+    fault = why_not_free(host, port)
+    if fault is not None:
         hint = f"See what uses it (ss -ltnp 'sport = :{port}'), or serve on another: --port {port + 1}"
-        return fail("port", f"{place} cannot be used: {error.strerror}", hint)
+        return fail("port", f"{place} cannot be used: {fault}", hint)
     return ok("port", f"{place} is free")
 
 

@@ -7,7 +7,6 @@ writes.
 from __future__ import annotations
 
 import shlex
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -185,12 +184,14 @@ class _Questions:
         return key
 
     def _port(self) -> None:
+        from trustgate.http.sockets import why_not_free
+
         defaults = ServeSettings()
         if self._flags["serve.port"] is not None or self._running:
             return
         host = self._chosen.get("serve.host", defaults.host)
         candidates = range(defaults.port, defaults.port + _PORTS_TRIED)
-        free = next((port for port in candidates if _is_free(host, port)), defaults.port)
+        free = next((port for port in candidates if why_not_free(host, port) is None), defaults.port)
         port = free if self._quiet else self._ask("Port for the gateway to listen on", free)
         if port != defaults.port:
             self._chosen["serve.port"] = port
@@ -265,19 +266,6 @@ def _about(found: FoundServer) -> str:
 
 def _models_of(found: FoundServer, count: int) -> str:
     return f"the {count} models of {found.title}" if count > 1 else f"the model of {found.title}"
-
-
-def _is_free(host: str, port: int) -> bool:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError:
-        return False
-    return True
 
 
 async def _take_in(admin: Admin, passports: tuple[ImportedPassport, ...]) -> ImportResult:

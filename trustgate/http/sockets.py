@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from trustgate.errors import OperatorError
 
@@ -31,17 +32,13 @@ def listen_public(host: str, port: int) -> Iterator[socket.socket]:
     """
     host = _without_brackets(host)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except (OSError, ValueError) as error:  # ValueError: of a name that no resolver can be asked for
+        listener, address = _socket_for(host, port)
+    except (OSError, ValueError) as error:
         raise OperatorError(
             f"Cannot listen on {host!r}: {getattr(error, 'strerror', None) or error}.",
             hint=f"Use {_USUAL_HOSTS}.",
         ) from None
     with listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
             listener.listen(_BACKLOG)
@@ -51,6 +48,27 @@ def listen_public(host: str, port: int) -> Iterator[socket.socket]:
             ) from None
         listener.setblocking(False)
         yield listener
+
+
+def why_not_free(host: str, port: int) -> str | None:
+    """Returns why the public port cannot be bound, for people; None where it is free."""
+    try:
+        probe, address = _socket_for(_without_brackets(host), port)
+        with probe:
+            probe.bind(address)
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
+
+
+def _socket_for(host: str, port: int) -> tuple[socket.socket, Any]:
+    """Returns a socket to be bound, and its address. Raises ``OSError``; ``ValueError`` for what cannot be a name."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return made, address
 
 
 def _way_out(error: OSError, port: int) -> str:
