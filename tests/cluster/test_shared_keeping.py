@@ -18,7 +18,7 @@ from trustgate.cluster.lasting_work import work_key
 from trustgate.cluster.shared_answers import SharedAnswers
 from trustgate.cluster.shared_balances import SharedBalanceHold
 from trustgate.errors import RateLimited
-from trustgate.gateway.api.endpoints import Call
+from trustgate.gateway.api.call import Call
 from trustgate.gateway.api.object_ids import ObjectId, Work
 from trustgate.gateway.path import shared_keeping
 from trustgate.gateway.path.accounting import AccountEnd, Request

@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from trustgate.gateway.api.endpoints import Call
+from trustgate.gateway.api.call import Call
 from trustgate.gateway.path import accounting
 from trustgate.gateway.path.accounting import Account, AccountEnd
 from trustgate.models.pricing import PriceTable

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trustgate.errors import InvalidRequest
-from trustgate.gateway.api.endpoints import ENDPOINTS, Call
+from trustgate.gateway.api.call import Call
+from trustgate.gateway.api.endpoints import ENDPOINTS
 
 CHAT, COMPLETIONS, EMBEDDINGS = ENDPOINTS[:3]
 MESSAGES = [{"role": "user", "content": "Hello"}]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.models.test_pricing import AT_US
 from tests.support.entries import make_receipt
-from trustgate.models.metering.usages import bounded
+from trustgate.models.metering.usages import consistent
 from trustgate.models.prices import RATES
 from trustgate.models.pricing import BATCH_TIER, PriceTable
 from trustgate.models.summing import CallSums, SummedCalls
@@ -98,7 +98,7 @@ _parts = (
     *("reasoning_tokens", "audio_completion_tokens", "image_completion_tokens"),
 )
 _usages = st.builds(
-    lambda prompt, **counts: bounded(Usage(prompt_tokens=prompt, **counts)),
+    lambda prompt, **counts: consistent(Usage(prompt_tokens=prompt, **counts)),
     st.integers(1, 3_000),
     **dict.fromkeys(("completion_tokens", "images", "searches", *_parts), _counts),
 )

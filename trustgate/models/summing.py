@@ -44,7 +44,7 @@ class CallSums:
         self._sums: dict[int, SummedCalls] = {}
 
     def add(self, usage: Usage) -> None:
-        """Add what one call used, each of its counts within its sum (``usages.bounded``)."""
+        """Add what one call used, each of its counts within its sum (``usages.consistent``)."""
         usage = self._under_conditions(usage)
         step = self._step(usage.prompt_tokens)
         self._add(self._price.apart(usage, self._at_us, step), 1, step)

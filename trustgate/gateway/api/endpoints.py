@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from trustgate.gateway.api.call import Call
 from trustgate.gateway.api.dialects import ANTHROPIC, EVENTS, OPENAI, RESPONSES
 from trustgate.gateway.api.endpoint import Body, Endpoint
 from trustgate.gateway.api.object_ids import Kind
@@ -55,7 +54,7 @@ from trustgate.gateway.api.schemas import (
 )
 from trustgate.models.metering import whole
 
-__all__ = ["ENDPOINTS", "Body", "Call", "Endpoint"]
+__all__ = ["ENDPOINTS", "Body", "Endpoint"]
 
 
 _TRANSCRIPTION: dict[str, Any] = {

@@ -17,12 +17,12 @@ import msgspec
 from trustgate.access.directory import Caller
 from trustgate.errors import UpstreamFailed
 from trustgate.gateway.api.batch_files import BatchFile
-from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.call import Call
+from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.object_ids import BATCHES, AcceptedPrice, Kind, ObjectId, ObjectIds, StepReceipt, Work, is_id
 from trustgate.models.metering.events import read_object
-from trustgate.models.metering.usages import bounded
-from trustgate.models.pricing import BATCH_TIER, PriceTable
-from trustgate.models.pricing import bounded as within_bounds
+from trustgate.models.metering.usages import consistent
+from trustgate.models.pricing import BATCH_TIER, PriceTable, bounded
 from trustgate.models.summing import SummedCalls
 from trustgate.models.upstream.targets import Target
 from trustgate.types import Usage
@@ -374,7 +374,7 @@ def response_sum(handle: ObjectId, usage: Usage, price: PriceTable, at_us: int) 
         if usage.estimated and not usage.prompt_tokens:
             usage = msgspec.structs.replace(usage, prompt_tokens=work.largest_prompt)
             step = price.step(usage, at_us)
-    return SummedCalls(usage=within_bounds(usage), calls=calls, price=price, step=step)
+    return SummedCalls(usage=bounded(usage), calls=calls, price=price, step=step)
 
 
 def lost_sum(handle: ObjectId, price: PriceTable, at_us: int) -> SummedCalls:
@@ -406,4 +406,4 @@ def less(usage: Usage, tokens: int, completion_tokens: int = 0) -> Usage:
         completion_tokens=usage.completion_tokens - off_completion,
     )
     # No part is larger than what is left of its sum: what was charged before is not charged again as audio.
-    return msgspec.structs.replace(bounded(left), contradictory=usage.contradictory)
+    return msgspec.structs.replace(consistent(left), contradictory=usage.contradictory)

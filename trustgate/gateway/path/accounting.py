@@ -22,7 +22,8 @@ from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
 from trustgate.cluster.holds import SharedHold
 from trustgate.errors import RateLimited, TrustGateError
-from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.call import Call
+from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.object_ids import AcceptedPrice, ObjectId
 from trustgate.gateway.api.uploads import Payload, digest
 from trustgate.gateway.path.arrival import Arrival

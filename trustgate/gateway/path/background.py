@@ -20,7 +20,8 @@ from trustgate import __version__
 from trustgate.access.budget_reach import Drawer
 from trustgate.access.directory import Caller, Directory
 from trustgate.errors import TrustGateError, UpstreamRefused
-from trustgate.gateway.api.endpoints import ENDPOINTS, Call
+from trustgate.gateway.api.call import Call
+from trustgate.gateway.api.endpoints import ENDPOINTS
 from trustgate.gateway.api.object_accounting import (
     accepted_price,
     answered_lines,

@@ -17,7 +17,8 @@ from trustgate.access.plans import check_end_user, check_plan, completion_cap
 from trustgate.access.quota import Ask
 from trustgate.errors import InvalidRequest, TrustGateError
 from trustgate.gateway.api.batch_files import JudgedLine, is_like, with_line
-from trustgate.gateway.api.endpoints import ENDPOINTS, Call, Endpoint
+from trustgate.gateway.api.call import Call
+from trustgate.gateway.api.endpoints import ENDPOINTS, Endpoint
 from trustgate.gateway.api.members import misnamed
 from trustgate.gateway.api.object_ids import Kind, Work
 from trustgate.gateway.api.schemas import BatchedMessage, MessageBatchRequest

@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope
 from trustgate.access.directory import Caller
 from trustgate.access.end_users import BODY, name_in_body, name_in_header, pseudonym
 from trustgate.errors import RequestTimeout, Unavailable
-from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.call import Call
+from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBody, LargeBodyReader, in_reader
 from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
 from trustgate.gateway.path.arrival import too_large

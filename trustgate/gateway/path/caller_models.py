@@ -16,7 +16,8 @@ from trustgate.access.budget_reach import Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.plans import allows_model, completion_cap
 from trustgate.errors import InvalidRequest, PermissionDenied
-from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.call import Call
+from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.path.profiling import bounds_completion
 from trustgate.gateway.path.worst_case import completion_bound
 from trustgate.models.catalog import Catalog, Resolved

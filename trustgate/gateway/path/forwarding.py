@@ -10,8 +10,9 @@ import msgspec
 from msgspec.structs import replace
 
 from trustgate import __version__
+from trustgate.gateway.api.call import Call
 from trustgate.gateway.api.dialects import ANTHROPIC
-from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBody
 from trustgate.gateway.api.members import BOUNDS
 from trustgate.gateway.api.uploads import Payload, Upload

@@ -41,7 +41,8 @@ from trustgate.errors import (
     TrustGateError,
 )
 from trustgate.gateway.api.aliases import MODEL_IN_PATH
-from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.call import Call
+from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBody
 from trustgate.gateway.api.object_ids import Work
 from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.call import Call
+from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.large_body import LargeBody, in_reader
 from trustgate.gateway.api.members import BOUNDS, NESTED, Members, misnamed, plain, steers
 from trustgate.models.profiles import EFFORTS, MAX_TOKENS, lower_effort

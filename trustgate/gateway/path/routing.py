@@ -16,7 +16,8 @@ from starlette.types import Scope
 
 from trustgate.access.directory import Caller
 from trustgate.errors import Conflict, InvalidRequest, Unavailable
-from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.call import Call
+from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.members import steers
 from trustgate.gateway.api.object_accounting import Lasting, ObjectAccounting
 from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds, Work

@@ -10,7 +10,8 @@ from typing import Any
 
 from trustgate.access.quota import Ask
 from trustgate.gateway.api import units
-from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.call import Call
+from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.members import BOUNDS, largest
 from trustgate.gateway.api.object_ids import BATCHES
 from trustgate.models.catalog import Resolved

@@ -20,7 +20,7 @@ import msgspec
 
 from trustgate.models.metering.lenient import count, dict_of, list_of, number, read_json, text_of
 from trustgate.models.metering.ordinary import ordinary_counts
-from trustgate.models.metering.usages import Counts, bounded, milliseconds
+from trustgate.models.metering.usages import Counts, consistent, milliseconds
 from trustgate.models.prices import CONDITION_MOST
 from trustgate.types import Usage
 
@@ -161,7 +161,7 @@ def _read(place: dict[str, Any], around: dict[str, Any], generates: bool) -> Cou
         lacks = "prompt"
     elif completion is None:
         lacks = "completion"
-    usage = bounded(
+    usage = consistent(
         Usage(
             prompt_tokens=prompt or 0,
             completion_tokens=completion or 0,

@@ -30,7 +30,7 @@ def milliseconds(seconds: float) -> int:
     return milli if 0 <= milli <= MOST_AUDIO_MS else 0
 
 
-def bounded(usage: Usage, *, is_sum_known: bool = True) -> Usage:
+def consistent(usage: Usage, *, is_sum_known: bool = True) -> Usage:
     """Returns the usage with each part at most as large as what it is part of, and no sum beyond ``MAX_COUNT``.
 
     A part that was larger marks the usage as contradictory, unless the sums are not known yet.
@@ -79,7 +79,7 @@ def filled(counts: Counts | None, prompt_estimate: int, completion_estimate: int
         case _:
             return usage
     is_changed = prompt != usage.prompt_tokens or completion != usage.completion_tokens
-    return bounded(
+    return consistent(
         msgspec.structs.replace(
             usage,
             prompt_tokens=prompt,
@@ -93,7 +93,7 @@ def filled(counts: Counts | None, prompt_estimate: int, completion_estimate: int
 def added(one: Usage, other: Usage) -> Usage:
     """Returns the sum of two usages: of the parts of one answer that each report their own."""
     sums = {name: min(getattr(one, name) + getattr(other, name), MAX_COUNT) for name in COUNTS}
-    return bounded(
+    return consistent(
         msgspec.structs.replace(
             other,
             **sums,
@@ -129,4 +129,6 @@ def plausible(
     if prompt == usage.prompt_tokens and completion == usage.completion_tokens:
         return usage
     prompt, completion = max(prompt, 0), max(completion, 0)
-    return bounded(msgspec.structs.replace(usage, prompt_tokens=prompt, completion_tokens=completion, estimated=True))
+    return consistent(
+        msgspec.structs.replace(usage, prompt_tokens=prompt, completion_tokens=completion, estimated=True)
+    )
