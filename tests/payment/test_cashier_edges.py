@@ -150,6 +150,35 @@ async def test_an_upfront_payment_takes_no_place_of_those_that_wait(shop: Shop) 
             pass
 
 
+async def test_a_payment_that_waits_no_more_leaves_its_own_place_to_another(shop: Shop) -> None:
+    async def admitted(number: int) -> Sale:
+        sale = await shop.cashier.admit(order(PRICE, body=b"%d" % number, paying=signed(AMOUNT)))
+        assert isinstance(sale, Sale)
+        return sale
+
+    first, second = await admitted(1), await admitted(2)
+    async with first:
+        pass
+    third, fourth = await admitted(3), await admitted(4)
+    assert [sale.is_upfront for sale in (first, second, third, fourth)] == [False, False, False, True]
+    for sale in (second, third, fourth):
+        async with sale:
+            pass
+
+
+async def test_what_is_free_is_served_while_more_is_held_than_there_is(shop: Shop) -> None:
+    """A request that ran used more than was held for it."""
+    shop.balances.change("tenant_1", PRICE)
+    hold = shop.balances.hold("tenant_1", PRICE)
+    assert hold is not None
+    shop.balances.change("tenant_1", -1)
+    sale = await shop.cashier.admit(order(0))
+    assert isinstance(sale, Sale)
+    async with sale:
+        pass
+    hold.settle(PRICE - 1)
+
+
 async def test_an_answer_that_was_paid_for_outlives_the_process(tmp_path: Path) -> None:
     shop = await Shop.open(tmp_path / "home")
     wanted = order(PRICE, paying=signed(AMOUNT), answer_key=bytes(32))

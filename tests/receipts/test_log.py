@@ -362,6 +362,8 @@ async def test_the_journal_is_kept_up_after_an_append_and_after_a_refusal(
         assert (kept_up, pauses.taken) == (0, [])
         home.append()
         await until(lambda: kept_up == 1)
+        for _ in range(10):  # nothing is left to be kept up
+            await asyncio.sleep(0)
         assert pauses.taken == [0.5]
         fails = True
         monkeypatch.setattr(home.journal, "check_room", no_room)
@@ -369,13 +371,25 @@ async def test_the_journal_is_kept_up_after_an_append_and_after_a_refusal(
             home.log.check_room(1)
         await until(lambda: kept_up >= 3)
         assert home.log.fault == "the journal cannot be kept up: no space"
+        assert pauses.taken[:4] == [0.5, 0.5, 0, 0.5], "it is tried again after a pause"
 
 
-async def test_the_receipts_of_a_turn_are_marked_together_behind_it(home: Home) -> None:
+async def test_the_receipts_of_a_turn_are_marked_together_behind_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark, marks = home.journal.mark, 0
+
+    def counted() -> None:
+        nonlocal marks
+        marks += 1
+        mark()
+
+    monkeypatch.setattr(home.journal, "mark", counted)
     home.append()
     home.append()
     home.append()
     await asyncio.sleep(0)
+    assert marks == 1
     found = read_mark(mark_path(home.journal.folder))
     assert found is not None
     assert found.numbers[0] == home.log.last_seq == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -102,6 +103,29 @@ async def test_a_missing_tile_is_damage(store: Store) -> None:
     await store.append_entries(make_entries(1, 520), [StoredTile(0, 1, b"x" * 8192)])
     with pytest.raises(StoreDamaged, match="tiles of level 0"):
         await Tree.open(store)
+
+
+@pytest.mark.parametrize(
+    ("full", "above", "lacking"),
+    [(300, 1, ""), (256, 1, ""), (300, 0, "level 1, number 0"), (300, 2, "level 0, number 300")],
+)
+async def test_a_tree_goes_on_from_its_tiles_alone_on_every_level(
+    store: Store, full: int, above: int, lacking: str
+) -> None:
+    """Receipts that are archived are not in the database."""
+    leaves = [hashlib.sha256(b"%d" % number).digest() for number in range(256 * full)]
+    rows = [leaves[start : start + 256] for start in range(0, len(leaves), 256)]
+    roots = [root_of(row) for row in rows[:256]]
+    tiles = [StoredTile(0, number, b"".join(row)) for number, row in enumerate(rows)]
+    await store.append_entries((), [*tiles, *(StoredTile(1, number, b"".join(roots)) for number in range(above))])
+    if lacking:
+        with pytest.raises(StoreDamaged, match=lacking):
+            await Tree.open(store)
+        return
+
+    tree = await Tree.open(store)
+
+    assert (tree.size, tree.root) == (len(leaves), root_of(leaves))
 
 
 async def test_what_the_journal_holds_beyond_the_store_is_in_the_tree(tmp_path: Path, store: Store) -> None:

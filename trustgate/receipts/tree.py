@@ -168,8 +168,12 @@ async def _resume(store: Store, full: int) -> Edge:
         first = below - below % TILE_WIDTH
         positions = list(range(first, below))
         found = await store.tiles(level - 1, positions)
-        if len(found) != len(positions) or await store.tile_count(level) != below // TILE_WIDTH:
-            raise _damaged(level - 1, next((p for p in positions if p not in found), below))
+        above, expected = await store.tile_count(level), below // TILE_WIDTH
+        # The store has looked that no number is lacking among those of a level.
+        if above < expected:
+            raise _damaged(level, above)
+        if above > expected:
+            raise _damaged(level - 1, below)
         partials[level] = b"".join(root_of(_hashes(found[position])) for position in positions)
         level, below = level + 1, below // TILE_WIDTH
     return Edge.resume(size, partials)
