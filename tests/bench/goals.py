@@ -30,7 +30,8 @@ class Measured:
 
     #: By load and peer: the sample of each round.
     samples: Samples = field(default_factory=dict)
-    slow: dict[str, Slow] = field(default_factory=dict)
+    #: By peer: the slow streams of each round.
+    slow: dict[str, list[Slow]] = field(default_factory=dict)
     ready_s: dict[str, list[float]] = field(default_factory=dict)
     rss_mb: dict[str, list[float]] = field(default_factory=dict)
     command_s: dict[str, list[float]] = field(default_factory=dict)
@@ -148,36 +149,52 @@ def results(measured: Measured) -> list[Result]:
     ]
 
 
-def _slow(slow: dict[str, Slow]) -> list[Result]:
-    ours, direct, floor = slow.get(OURS), slow.get(DIRECT), slow.get(FLOOR)
-    if ours is None or direct is None:
+def _slow(slow: dict[str, list[Slow]]) -> list[Result]:
+    ours, direct, floor = slow.get(OURS, []), slow.get(DIRECT, []), slow.get(FLOOR, [])
+    if not ours or not direct:
         return []
-    beside = ", ".join(f"{name} {seen.p99_ms - direct.p99_ms:.0f} ms" for name, seen in slow.items() if name != DIRECT)
-    at_once = f"{ours.streams:,} slow streams at once (20 ms a chunk)"
+    added = {
+        name: [its.p99_ms - own.p99_ms for its, own in zip(seen, direct, strict=True)]
+        for name, seen in slow.items()
+        if name != DIRECT
+    }
+    beside = ", ".join(f"{name} {statistics.median(each):.0f} ms" for name, each in added.items())
+    whole = statistics.median(its.whole_p99_ms - own.whole_p99_ms for its, own in zip(ours, direct, strict=True))
+    itself = statistics.median(own.p99_ms for own in direct)
+    at_once = f"{ours[0].streams:,} slow streams at once (20 ms a chunk)"
     return [
         _judge(
             f"{at_once}: complete, and under way at the same time",
             "≥",
-            ours.streams,
-            [float(min(ours.complete, ours.at_once))],
+            ours[0].streams,
+            [float(min(its.complete, its.at_once)) for its in ours],
             form=".0f",
         ),
         _judge(
             "the same: delay added to a chunk, p99",
             "≤",
             20,
-            [ours.p99_ms - direct.p99_ms],
+            added[OURS],
             unit=" ms",
             form=".1f",
-            note=f"{beside}; the upstream itself {direct.p99_ms:.0f} ms",
+            note=f"{beside}; the upstream itself {itself:.0f} ms; with the streams' beginnings and ends {whole:.0f} ms",
         ),
         _judge(
             "the same ÷ the floor's",
             "≤",
             1.3,
-            [(ours.p99_ms - direct.p99_ms) / (floor.p99_ms - direct.p99_ms)]
-            if floor is not None and floor.p99_ms > direct.p99_ms
-            else [],
+            [mine / its for mine, its in zip(added[OURS], added[FLOOR], strict=True) if its > 0] if floor else [],
+        ),
+        _judge(
+            "the same: CPU a chunk ÷ the floor's",
+            "≤",
+            1.3,
+            [mine.cpu_us / its.cpu_us for mine, its in zip(ours, floor, strict=True) if its.cpu_us] if floor else [],
+            note=", ".join(
+                f"{name} {statistics.median(each.cpu_us for each in rounds):.0f} µs"
+                for name, rounds in slow.items()
+                if name != DIRECT
+            ),
         ),
     ]
 

@@ -44,7 +44,7 @@ def document(measured: Measured, *, rounds: int, seconds: int, peers: dict[str, 
             {"load": load.name, "peer": peer, "rounds": {number: asdict(sample) for number, sample in series.items()}}
             for (load, peer), series in measured.samples.items()
         ],
-        "slow_streams": {name: asdict(slow) for name, slow in measured.slow.items()},
+        "slow_streams": {name: [asdict(slow) for slow in rounds] for name, rounds in measured.slow.items()},
         "ready_s": measured.ready_s,
         "rss_mb": measured.rss_mb,
         "command_s": measured.command_s,

@@ -16,8 +16,10 @@ from typing import Any, ClassVar, cast
 
 import uvloop
 
-#: Between two chunks of a slow stream, seconds.
+#: Between two chunks of a slow stream, seconds; and in how many phases that time is cut, each of which has its share of
+#: the streams.
 SLOW_S = 0.02
+_PHASES = 20
 #: Frames of a stream that carry text; the role, the finish, the usage and [DONE] come on top.
 STREAM_CHUNKS = 100
 MAX_CONNECTIONS = 1000
@@ -60,6 +62,43 @@ def _frames(with_usage: bool) -> list[bytes]:
     return [head, chunk(choice({"role": "assistant"})), *texts, chunk(choice({}, "stop")), *usage, done]
 
 
+class _Beat:
+    """When slow streams send: each at its phase of every ``SLOW_S``, whatever became of its chunk before.
+
+    With a timer for each, streams that were once late together would stay together for good: what is measured then is
+    how they happened to fall into step.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._phases: list[set[Upstream]] = [set() for _ in range(_PHASES)]
+        self._next = 0
+        self._next_at = 0.0
+        self._is_running = False
+
+    def join(self, stream: Upstream) -> None:
+        """Have a stream send at the phase that has the fewest, until its ``go_on`` returns False."""
+        min(self._phases, key=len).add(stream)
+        if not self._is_running:
+            self._is_running = True
+            self._next_at = self._loop.time()
+            self._beat()
+
+    def _beat(self) -> None:
+        now = self._loop.time()
+        # One that could not keep up for a whole round goes on from now.
+        self._next_at = max(self._next_at, now - SLOW_S)
+        while self._next_at <= now:
+            streams = self._phases[self._next]
+            streams -= {stream for stream in streams if not stream.go_on()}
+            self._next = (self._next + 1) % _PHASES
+            self._next_at += SLOW_S / _PHASES
+        self._is_running = any(self._phases)
+        if self._is_running:
+            # libuv counts in milliseconds: sooner would be at once, again and again.
+            self._loop.call_later(max(self._next_at - self._loop.time(), 0.001), self._beat)
+
+
 class Upstream(asyncio.Protocol):
     """Answers at once: a small completion, or a stream written frame by frame. GET lists one model."""
 
@@ -74,8 +113,14 @@ class Upstream(asyncio.Protocol):
         b'"choices":[{"index":0,"delta":{"content":"<<%d>>"},"logprobs":null,"finish_reason":null}]}\n\n'
     )
 
+    #: Made with the first slow stream.
+    beat: ClassVar[_Beat | None] = None
+
     def __init__(self) -> None:
         self._received = b""
+        #: Of a slow stream: how many chunks it has yet to send, and whether its usage follows them.
+        self._left = 0
+        self._with_usage = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
@@ -102,19 +147,23 @@ class Upstream(asyncio.Protocol):
     def _begin_slowly(self, chunks: int, with_usage: bool) -> None:
         head, role, *_ = self.streams[False]
         self.transport.write(head + role)
-        loop = asyncio.get_running_loop()
-        loop.call_later(SLOW_S, self._go_on, chunks, with_usage, loop)
+        self._left, self._with_usage = chunks, with_usage
+        if Upstream.beat is None:
+            Upstream.beat = _Beat(asyncio.get_running_loop())
+        Upstream.beat.join(self)
 
-    def _go_on(self, chunks: int, with_usage: bool, loop: asyncio.AbstractEventLoop) -> None:
+    def go_on(self) -> bool:
+        """Send the next chunk of a slow stream. Returns whether more follow."""
         if self.transport.is_closing():
-            return
-        if chunks == 0:
+            return False
+        if not self._left:
             # The finish, the usage where it is wanted, and [DONE].
-            self.transport.write(b"".join(self.streams[with_usage][2 + STREAM_CHUNKS :]))
-            return
+            self.transport.write(b"".join(self.streams[self._with_usage][2 + STREAM_CHUNKS :]))
+            return False
+        self._left -= 1
         frame = self.slow % time.monotonic_ns()
         self.transport.write(b"%x\r\n%b\r\n" % (len(frame), frame))
-        loop.call_later(SLOW_S, self._go_on, chunks - 1, with_usage, loop)
+        return True
 
     @staticmethod
     def _length(head: bytes) -> int:
