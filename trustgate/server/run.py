@@ -38,7 +38,7 @@ from trustgate.server.memory import load_memory
 from trustgate.server.overseer import NO_OVERSEER, Overseer, beat_for_ever, overseer_of
 from trustgate.server.pages import forget_console
 from trustgate.server.parts import Server
-from trustgate.server.process import background, loop_factory, on_hangup, stop_on_signal
+from trustgate.server.process import background, loop_factory, on_hangup, share_one_heap, stop_on_signal
 from trustgate.server.request_events import Observer
 from trustgate.server.stopping import CLOSE_S, RECEIPTS_S, Stopping
 from trustgate.settings import Settings
@@ -89,6 +89,7 @@ def run_loop(main: Coroutine[Any, Any, R]) -> R:
     Returns:
         The coroutine's result.
     """
+    share_one_heap()
     # The longest that the database's thread keeps the interpreter when the event loop wants it.
     sys.setswitchinterval(_SWITCH_S)
     try:

@@ -191,3 +191,8 @@ def named_folder(variable: str, default: str) -> Path:
 
 
 _PLAIN_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR")
+
+
+def heaps_limited() -> bool:
+    """Returns whether a variable of glibc's says how many heaps the process's threads have (mallopt(3))."""
+    return "MALLOC_ARENA_MAX" in os.environ
