@@ -24,8 +24,8 @@ STATUS_MOST = 999
 _TEXTS_BYTES = 2_100
 _TEXT_BYTES = 96
 
-#: A NUL in JSON.
-_NUL = rb"\u0000"
+#: What a NUL in JSON begins with, as a number: as bytes it is looked for much more slowly.
+_BACKSLASH = 0x5C
 
 _MEMBERS = Receipt.__struct_fields__
 #: Integers that do not tell of usage: where one of these is changed, what was used is known all the same.
@@ -58,7 +58,8 @@ _of_version: dict[int, _Kinds] = {}
 def fixed(receipt: Receipt) -> tuple[Receipt, bytes]:
     """Returns the receipt as ``in_range`` makes it, and its canonical form.
 
-    The form is looked at first: one that is short and plain has no text that is long or broken.
+    The form is looked at first: one that is short and plain has no text that is long or broken. Where no integer is
+    negative, none is larger than their sum, which is found faster than the largest.
     """
     try:
         form = canonical(receipt)
@@ -69,12 +70,12 @@ def fixed(receipt: Receipt) -> tuple[Receipt, bytes]:
         kinds is not None
         and 0 < len(form) <= _TEXTS_BYTES
         and form.isascii()
-        and _NUL not in form
+        and _BACKSLASH not in form
         and 0 <= receipt.status <= STATUS_MOST
     ):
         get_integers = kinds.get_integers
         integers = get_integers(receipt)
-        if min(integers) >= 0 and max(integers) <= INTEGER_MOST:
+        if min(integers) >= 0 and sum(integers) <= INTEGER_MOST:
             return receipt, form
     receipt = in_range(receipt)
     return receipt, canonical(receipt)
