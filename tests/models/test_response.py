@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 import pytest
+from aiohttp.http_exceptions import HttpProcessingError
 
 from tests.support.streams import serving
 from trustgate.errors import UpstreamFailed
@@ -128,6 +129,88 @@ async def test_a_connection_is_not_used_again_that_must_not(answer: bytes) -> No
         assert await read(await ask(server, network)) == b"hello"
         assert await read(await ask(server, network)) == b"hello"
         assert server.connections == 2
+
+
+def with_length(body: bytes, *, behind: bytes = b"") -> bytes:
+    return HEAD + b"Content-Length: %d\r\n%b\r\n%b" % (len(body), behind, body)
+
+
+async def test_a_head_that_comes_again_is_recognised_whatever_the_length_of_its_body() -> None:
+    bodies = [b"hello", b"hello", b"again", b"a longer one", b"x" * 12, b"short"]
+    async with served(*([with_length(body)] for body in bodies)) as (server, network):
+        responses = []
+        for body in bodies:
+            response = cast("Response", await ask(server, network))
+            assert response.headers.get("content-length") == str(len(body))
+            assert response.headers.get("content-type") == "application/json"
+            assert await read(response) == body
+            responses.append(response)
+        assert responses[2].fields is responses[1].fields, "its fields were not read again"
+        assert responses[4].fields is responses[3].fields
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "body", "serves_again"),
+    [
+        (with_length(b"hello", behind=b"Connection: close\r\n"), b"hello", False),
+        (with_length(b"hello", behind=b"X-Name: other\r\n"), b"hello", True),
+        (with_length(b"hello").replace(b"200 OK", b"201 Created"), b"hello", True),
+        (with_length(b"hello").replace(b": 5", b": +5"), None, False),
+        (with_length(b"hello").replace(b": 5", b": 5a"), None, False),
+        (with_length(b"hello").replace(b": 5", b": "), None, False),
+        (with_length(b"hello").replace(b": 5", b": 05"), b"hello", True),
+        (with_length(b""), b"", True),
+        (with_length(b"hello") + b"junk", b"hello", False),
+        (with_length(b"hello") + with_length(b"more"), b"hello", False),
+        (HEAD + b"Connection: close\r\nContent-Length: 5\r\n\r\nhello", b"hello", False),
+        (CHUNKED, b"hello", True),
+    ],
+    ids=[
+        "closing field",
+        "field",
+        "status",
+        "plus",
+        "letter",
+        "none",
+        "zero",
+        "empty",
+        "junk",
+        "another",
+        "close",
+        "chunked",
+    ],
+)
+async def test_what_differs_from_a_known_head_is_read_as_if_none_were_known(
+    answer: bytes, body: bytes | None, serves_again: bool
+) -> None:
+    # As long as the field that closes the connection.
+    known = [[with_length(body, behind=b"Connection: alive\r\n")] for body in (b"first", b"second", b"third")]
+    async with served(*known, [answer, b""] if body is None else [answer], [WHOLE]) as (server, network):
+        for _ in known:
+            await read(await ask(server, network))
+        if body is None:
+            with pytest.raises(HttpProcessingError, match="Content-Length"):
+                await read(await ask(server, network))
+        else:
+            assert await read(await ask(server, network)) == body
+        assert await read(await ask(server, network)) == b"hello"
+        assert server.connections == (1 if serves_again else 2)
+
+
+async def test_a_known_head_that_comes_without_all_of_its_body_is_read_to_its_end() -> None:
+    answer = with_length(b"hello")
+    cuts = [[answer[:at], answer[at:]] for at in range(1, len(answer))]
+    async with served([answer], [answer], *cuts) as (server, network):
+        for _ in range(2):
+            assert await read(await ask(server, network)) == b"hello"
+        server.gate = asyncio.Semaphore(0)
+        for _ in cuts:
+            sent = asyncio.ensure_future(ask(server, network))
+            await asyncio.sleep(0.001)
+            server.gate.release()
+            assert await read(await sent) == b"hello"
+        assert server.connections == 1
 
 
 async def test_a_body_that_is_cut_short_is_broken_off() -> None:
