@@ -128,7 +128,7 @@ def estimate_chat(contents: Iterable[str], *, messages: int, images: int = 0, to
     ``tools_bytes``: the size of the JSON of ``tools``, ``functions`` and ``response_format``.
     """
     return (
-        estimate_tokens("".join(contents))
+        -(-estimate_milli("".join(contents)) // 1000)
         # A role is one token.
         + messages * (_MESSAGE_TOKENS + 1)
         + _REPLY_TOKENS

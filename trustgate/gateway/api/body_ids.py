@@ -27,12 +27,14 @@ Marks = tuple[tuple[bytes, tuple[bytes, ...]], ...]
 #: into a message of Claude's: it is looked through for what those name.
 RESPONSES_MARKS: Marks = (
     (b"_", (b"file_id", b"store_id", b"skill_id", b"tunnel_id", b"litellm_proxy")),
-    (b'"', (b'"container',)),
+    (b'"container', (b'"container',)),
 )
 OPENAI_MARKS: Marks = (*RESPONSES_MARKS, (b'"id"', (b'"audio"', b'"voice"')))
 #: What every object contains: bodies of resources are small and name ids in many ways.
 ALL_MARKS: Marks = ((b"{", (b"{",)),)
-ANTHROPIC_MARKS: Marks = ((b"_", (b"file_id", b"skill_id", b"litellm_proxy")), (b'"', (b'"container',)))
+ANTHROPIC_MARKS: Marks = ((b"_", (b"file_id", b"skill_id", b"litellm_proxy")), (b'"container', (b'"container',)))
+#: As a number: as bytes it is looked for more slowly.
+_BACKSLASH = 0x5C
 
 
 class Named(msgspec.Struct, frozen=True):
@@ -56,7 +58,7 @@ def named_in(body: bytes, marks: Marks) -> Named:
             for word in words:
                 if body.find(word) >= 0:
                     return named_by(msgspec.json.decode(body))
-    if body.find(b"\\") >= 0 and body.find(b"\\u00") >= 0:
+    if _BACKSLASH in body and body.find(b"\\u00") >= 0:
         return named_by(msgspec.json.decode(body))
     return NOTHING
 

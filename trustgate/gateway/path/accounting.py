@@ -66,10 +66,13 @@ def plausible_bounds(target: Target | None, prompt_tokens: int, choices: int) ->
 
     ``prompt_tokens``: the estimate of its prompt; ``choices``: how many completions it asked for.
     """
-    passport = None if target is None else target.passport
-    context = (passport and passport.context_length) or _CONTEXT_TOKENS
-    completion = (passport and passport.max_output_tokens) or context
-    return max(_RUNS * context, _ESTIMATES_OFF * prompt_tokens), _RUNS * completion * max(choices, 1)
+    context = completion = None
+    if target is not None:
+        passport = target.passport
+        context, completion = passport.context_length, passport.max_output_tokens
+    by_context, by_estimate = _RUNS * (context or _CONTEXT_TOKENS), _ESTIMATES_OFF * prompt_tokens
+    of_choice = _RUNS * completion if completion else by_context
+    return max(by_estimate, by_context), of_choice * choices if choices > 1 else of_choice
 
 
 class UsageMeter(Protocol):

@@ -189,7 +189,7 @@ class Pipeline:
             cancellation.slot = slot
             cancellation.room = room = self._memory.room_for(caller.tenant.id)
             # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
-            self._accounting.log.check_room(len(self._running))
+            self._accounting.log.check_room(self._running.shares.total)
             try:
                 whole = self._body_at_hand(endpoint, arrival, scope, caller, room)
                 if whole is not None:
@@ -303,7 +303,8 @@ class Pipeline:
             finally:
                 watch.stop()
         finally:
-            account.leave()
+            if not account.closed:
+                account.leave()
 
     def _check_plan(self, asked: _Asked) -> None:
         """Step 4. Raises what ``access.plans`` raises: the plan does not allow the request."""
