@@ -16,7 +16,7 @@ from tests.gateway.test_batch_prices import charges, proofs, results, stepped, u
 from tests.gateway.test_batches import batch_object, lines
 from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
-from tests.support.upstream import Recorded, Reply, Upstream
+from tests.support.upstream import CLOSE, Recorded, Reply, Upstream
 from trustgate.gateway.api.object_ids import Charging, ObjectId, ObjectIds, StepReceipt
 
 __all__ = ["place", "server", "server_upstream"]
@@ -217,4 +217,31 @@ def test_a_streamed_response_in_the_background_whose_id_cannot_be_kept_is_refuse
     assert refused.status_code == 502, refused.text
     assert "whose id cannot be kept" in refused.json()["error"]["message"]
     wait_until(lambda: cancelled == [f"/v1/responses/{bad}/cancel"], "it to be ended upstream")
+    assert (held(tenant), tenant.receipts()[-1]["finish"]) == (0, "upstream_error")
+
+
+@pytest.mark.parametrize(
+    "last", [CLOSE, {"type": "error", "code": "server_error", "message": "sorry"}], ids=["broken", "failed"]
+)
+def test_a_streamed_response_in_the_background_that_breaks_off_before_its_client_knows_of_it_is_ended(
+    place: Gateway, server: BatchServer, server_upstream: Upstream, sign_up: SignUp, last: Any
+) -> None:
+    """It would go on, and never be charged. Of several tries each has begun one."""
+    tenant, model = sign_up(place), plain(place)
+    begun: list[str] = []
+    ended: list[str] = []
+
+    def answer(request: Recorded) -> Reply:
+        *_, object_id, verb = request.path.split("/")
+        if verb == "cancel":
+            ended.append(object_id)
+            return Reply.json({"id": object_id, "object": "response", "status": "cancelled"})
+        begun.append(f"resp_{tenant.name}_{len(begun)}")
+        response = {"id": begun[-1], "object": "response", "status": "queued"}
+        return Reply.sse([{"type": "response.created", "response": response}, last])
+
+    server_upstream.default = answer
+    asked = {"model": model, "input": "x", "background": True, "stream": True}
+    assert tenant.http.post("/v1/responses", json=asked).status_code >= 500
+    wait_until(lambda: sorted(ended) == begun, "all of them to be ended upstream")
     assert (held(tenant), tenant.receipts()[-1]["finish"]) == (0, "upstream_error")

@@ -20,7 +20,8 @@ from trustgate.gateway.api.batch_files import BatchFile
 from trustgate.gateway.api.call import Call
 from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.object_ids import BATCHES, AcceptedPrice, Kind, ObjectId, ObjectIds, StepReceipt, Work, is_id
-from trustgate.models.metering.events import read_object
+from trustgate.models.metering.chunks import StreamMeter
+from trustgate.models.metering.events import EventMeter, read_object
 from trustgate.models.metering.usages import consistent
 from trustgate.models.pricing import BATCH_TIER, PriceTable, bounded
 from trustgate.models.summing import SummedCalls
@@ -174,6 +175,15 @@ class ObjectAccounting:
         if is_lasting and object_id and not is_id(object_id):  # a stranger's is left alone
             self._lasting.abandon(made, target)
         raise unkept(kind)
+
+    def leave(self, meter: StreamMeter, target: Target) -> None:
+        """Have an upstream end a response in the background of which nothing was passed on: its client does not know of
+        it.
+        """
+        if isinstance(meter, EventMeter) and goes_on(meter.status):
+            made = self._made("response", meter.object_id, target)
+            if is_id(meter.object_id) and self._handles.can_keep(made):
+                self._lasting.abandon(made, target)
 
     def seen(self, object_id: str, target: Target) -> None:
         """Remember the id that the answer gives out."""

@@ -276,6 +276,8 @@ class Pipeline:
                     await self._routing.read_files(targets, caller.profile)
                 headers = () if caller.profile is None else self._routing.headers(caller.profile)
                 outgoing = self._forwarding.outgoing(request, route.path, asked.bound, headers)
+                if route.objects is not None and route.objects.worst is not None:
+                    outgoing = replace(outgoing, on_left=route.objects.leave)
                 if sale is not None:
                     await delivery.pay_upfront(watch.cancellation)
                 answer = await self._fetch(asked, targets, outgoing)

@@ -233,7 +233,7 @@ class _EventRelay:
             body = kept[0] if len(kept) == 1 else b"".join(kept)
             if not reply.started and not self.failed:
                 # The stream has begun to be an answer.
-                await self._delivery.pay()
+                await self._pay()
             self._commit = self._account.sent(body)
             if meter.done or self.failed:
                 # This is the end for every SDK: the receipt must be there before it is seen.
@@ -250,6 +250,16 @@ class _EventRelay:
         model = self._upstream_model = self.meter.model
         if model:
             self._account.upstream_model = model
+
+    async def _pay(self) -> None:
+        """Have it paid for. Work in the background that is not is ended upstream: nothing tells its client of it."""
+        is_paid = False
+        try:
+            await self._delivery.pay()
+            is_paid = True
+        finally:
+            if not is_paid and self._objects is not None and self._objects.worst is not None:
+                self._objects.leave(self.meter, self._answer.target)
 
     def _kept(self, frames: list[Frame]) -> tuple[list[bytes], UpstreamFailed | None]:
         """Returns what of the frames goes to the client, and the error that ends them."""

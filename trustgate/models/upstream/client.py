@@ -108,6 +108,9 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     fault: Callable[[], TrustGateError | None] | None = None
     #: The length of a body that still arrives, bytes, where it is known.
     length_for: Callable[[Target], int] | None = None
+    #: Gets the meter of a stream that breaks off, or is left, before anything of it was passed on: what it has begun
+    #: may go on upstream.
+    on_left: Callable[[StreamMeter, Target], None] | None = None
 
 
 class UpstreamClient:
@@ -475,11 +478,16 @@ class UpstreamClient:
     ) -> Answer | FailedAttempt:
         """Returns a stream of events, as soon as it is known what it is."""
         events = EventStream(chunks, outgoing.stream_meter(), self._max_event_bytes, first)
+        failure: Failure | None = None
+        is_held = False
         try:
             failure = await events.hold(self._hold_s)
-        except BaseException:
-            await events.close()
-            raise
+            is_held = failure is None
+        finally:
+            if not is_held:
+                if outgoing.on_left is not None:
+                    outgoing.on_left(events.meter, target)
+                await events.close()
         if failure is not None:
             return told(failure, target, outgoing.model)
         content_type = response.headers.get("content-type", "")
