@@ -7,12 +7,16 @@ import json
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trustgate.gateway.api.large_body import DIRECT_BYTES
 from trustgate.gateway.api.object_ids import ObjectId, Work
-from trustgate.gateway.path.batch_results import BatchResults, lines_of
+from trustgate.gateway.path import batch_results
+from trustgate.gateway.path.batch_results import BatchResults, lines_of, without_lone_surrogates
 from trustgate.models.metering.whole import read_answer
 from trustgate.models.pricing import PriceTable
 from trustgate.types import Prices
@@ -20,9 +24,10 @@ from trustgate.types import Prices
 TEXT = "word " * 60_000
 
 
-def answer_of(chunk: bytes) -> Any:
+def answer_of(data: bytes, piece_bytes: int) -> Any:
     async def chunks() -> AsyncIterator[bytes]:
-        yield chunk
+        for at in range(0, len(data), piece_bytes):
+            yield data[at : at + piece_bytes]
 
     return SimpleNamespace(chunks=chunks(), body=b"")
 
@@ -48,8 +53,8 @@ async def turns_between(reading: Any) -> int:
     return turns
 
 
-async def read_all(found: BatchResults, data: bytes) -> None:
-    async for each in lines_of(answer_of(data)):
+async def read_all(found: BatchResults, data: bytes, piece_bytes: int = 1_000_000_000) -> None:
+    async for each in lines_of(answer_of(data, piece_bytes)):
         await found.read(each)
 
 
@@ -85,6 +90,54 @@ def test_a_large_line_with_half_a_character_counts() -> None:
     asyncio.run(found.read(line(choices=[{"message": {"content": TEXT + "\ud800" + TEXT}}])))
     [summed] = found.sums(None, 0)
     assert (summed.calls, summed.usage.completion_tokens > 100_000) == (1, True)
+
+
+@given(
+    st.lists(st.sampled_from(["\\", "\ud800", "\udc00", "\U0001f600", "a", "abcdefgh", '"', "\n", "é", "u", "d800"]))
+)
+def test_halves_of_characters_are_replaced_whatever_stands_around_them(parts: list[str]) -> None:
+    """However the line is cut into the pieces that are read in one turn."""
+    text, encoded = json.loads(json.dumps("".join(parts))), json.dumps("".join(parts)).encode()
+    with patch.object(batch_results, "_STEP_BYTES", 2):
+        read = json.loads(asyncio.run(without_lone_surrogates(encoded)))
+    assert read == "".join("\ufffd" if 0xD800 <= ord(each) < 0xE000 else each for each in text)
+
+
+@pytest.mark.parametrize("choices", [[{"a": "\ud800"}] * 120_000, [{"a": "b" * 4_000_000 + "\ud800"}]])
+def test_a_line_of_megabytes_with_halves_of_characters_is_read_in_many_turns(choices: list[Any]) -> None:
+    """No part of it is decoded in one go that holds the interpreter."""
+    found, data = results(), line(choices=choices, usage={"prompt_tokens": 7, "completion_tokens": 5})
+    with patch.object(batch_results, "read_json", side_effect=AssertionError("it is decoded as it is")):
+        turns = asyncio.run(turns_between(found.read(data)))
+    assert turns >= len(data) // DIRECT_BYTES
+    [summed] = found.sums(None, 0)
+    assert (summed.calls, summed.usage.prompt_tokens, summed.usage.completion_tokens) == (1, 7, 5)
+
+
+@pytest.mark.parametrize(
+    ("long", "expected"),
+    [
+        (line(data=[{"b64_json": "x" * 300_000}] * 2, usage={"prompt_tokens": 7, "completion_tokens": 5}), (7, 5)),
+        (line(data=[{"embedding": [0.25] * 80_000}], usage={"prompt_tokens": 7, "completion_tokens": 5}), (7, 5)),
+        (line(choices=[{"message": {"content": TEXT + "\ud800"}}]), (10, 57_000)),
+        (b'{"response": ' + b"x" * 300_000 + b"}", (10, 999_999)),
+        (b'{"response": {"body": [' + b"{}," * 600_000 + b"{}]}}", (10, 999_999)),
+    ],
+    ids=["images", "vectors", "text without usage", "no JSON", "too much in it"],
+)
+def test_a_line_that_is_too_long_to_be_kept_is_taken_apart_or_counts_as_much_as_a_line_may_use(
+    long: bytes, expected: tuple[int, int]
+) -> None:
+    """It ends no look at the batch: that would never be charged."""
+    short = line(usage={"prompt_tokens": 1, "completion_tokens": 2})
+    found, data = results(), b"\n".join([short, long, short.replace(b'"a"', b'"b"')])
+    with patch.object(batch_results, "WHOLE_LINE_BYTES", 200_000):
+        asyncio.run(read_all(found, data, piece_bytes=50_000))
+    [summed] = found.sums(None, 0)
+    prompt, completion = expected
+    assert (summed.calls, summed.usage.prompt_tokens) == (3, 2 + prompt)
+    assert completion - 10 <= summed.usage.completion_tokens - 4 <= completion * 1.05
+    assert found.unread == (completion == 999_999)
 
 
 def test_a_large_list_of_vectors_counts_by_its_usage() -> None:

@@ -318,6 +318,12 @@ class BackgroundWork:
                         limit.reschedule(min(now + _LOOK_S, latest))
             finally:
                 await answer.close()
+        if results.unread:
+            _logger.warning(
+                "%d lines of the results of the %s %s of tenant %s cannot be read: each is charged what a line of it "
+                "may use",
+                *(results.unread, handle.kind, handle.id, handle.tenant),
+            )
         return results.sums(reported, answered)
 
     async def _get(self, target: Target, path: str) -> bytes:

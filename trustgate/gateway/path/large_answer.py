@@ -74,7 +74,7 @@ async def take_apart(body: bytes, *, drops_vectors: bool) -> LargeAnswer | None:
         digest.update(piece)
         if reader is not None:
             try:
-                reader.feed(_without_vectors(piece) if drops_vectors else piece)
+                reader.feed(without_vectors(piece) if drops_vectors else piece)
             except InvalidRequest:
                 reader = None
         await asyncio.sleep(0)  # other requests run
@@ -84,7 +84,7 @@ async def take_apart(body: bytes, *, drops_vectors: bool) -> LargeAnswer | None:
     return LargeAnswer(body[:DIRECT_BYTES] if is_json else body, digest)
 
 
-def _without_vectors(piece: bytes) -> bytes:
+def without_vectors(piece: bytes) -> bytes:
     """Returns a piece without the long lists of numbers in it. It may begin and end within a number."""
     begin = piece.find(b",") + 1
     return piece[:begin] + _NUMBERS.sub(b"", piece[begin:]) if begin else piece
