@@ -71,6 +71,11 @@ class Neighbour:
         assert self._process is not None
         return self._process.wait(within_s)
 
+    @property
+    def process_id(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def said(self) -> str:
         """What its process has written to stderr."""
         assert self._process is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,21 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.conftest import GatewayFactory
 from tests.gateway.conftest import SignUp
 from tests.gateway.test_batch_limits import BatchServer, held, place, server, server_upstream, start
 from tests.gateway.test_batch_prices import charges, proofs, results, stepped, usage
 from tests.gateway.test_batches import batch_object, lines
 from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
+from tests.support.stopping_itself import POINTS, Order
 from tests.support.upstream import CLOSE, Recorded, Reply, Upstream
 from trustgate.gateway.api.object_ids import Charging, ObjectId, ObjectIds, StepReceipt
 
 __all__ = ["place", "server", "server_upstream"]
 
 PLAIN = "plainly-priced"
+MortalGateway = tuple[Gateway, Order]
 
 
 def plain(place: Gateway) -> str:
@@ -44,42 +48,38 @@ def last_of(place: Gateway, batch_id: str) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("written", [0, 1, 2])
-def test_killed_before_between_and_after_its_receipts_a_batch_is_charged_once(
-    place: Gateway, server: BatchServer, sign_up: SignUp, written: int
+@pytest.fixture(scope="module")
+def mortal(make_module_gateway: GatewayFactory, server_upstream: Upstream, tmp_path_factory: Any) -> MortalGateway:
+    order = Order(tmp_path_factory.mktemp("order"))
+    environment = {"TRUSTGATE_UPSTREAM_BACKGROUND_INTERVAL_S": "0.1", **order.environment}
+    return make_module_gateway(upstream=server_upstream.api_url, environment=environment).start(), order
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at_any_point_of_its_charging_a_batch_is_charged_once(
+    mortal: MortalGateway, server: BatchServer, sign_up: SignUp, point: str
 ) -> None:
-    """Each step of the price has a receipt, written one after the other."""
-    tenant, model = sign_up(place), stepped(place, "stepped")
+    gateway, order = mortal
+    tenant, model = sign_up(gateway), stepped(gateway, "stepped")
     batch_id = start(tenant, lines(*[model] * 3, max_tokens=50)).json()["id"]
-    server.files[model] = results(usage(90, 5), usage(60, 3))
-    if written == 2:
-        server.files[model] = results(usage(90, 5), usage(60, 3), usage(101, 7))
-    begun = last_of(place, batch_id)
-    if written:
-        server.finish(batch_id, output_file_id=model)
-        wait_until(lambda: len(charges(tenant)) == written, "the batch is charged")
-    found = [(each["price_above_prompt_tokens"], each["id"]) for each in charges(tenant)]
-    place.kill()
-    # As a crash leaves it: its end is noted, and so many of its receipts are on record.
-    missing = [(step, f"rcpt_of_{step}") for step in (0, 100)[len(found) :]]
-    begun[6], begun[12] = -1, [0, [*found, *missing]]
-    with (place.home / "handles.jsonl").open("ab") as file:
-        file.write(json.dumps(begun).encode() + b"\n")
-    server.files[model] = results(usage(90, 5), usage(60, 3), usage(101, 7))
-    server.finish(batch_id, output_file_id=model)
-    place.start()
-    wait_until(lambda: len(charges(tenant)) == 2, "all of it is charged")
-    wait_until(lambda: held(tenant) == 90 + 5 + 60 + 3 + 101 + 7, "nothing of it is held")
-    place.kill()
-    place.start()
-    assert last_of(place, batch_id)[12] is None
-    tenant.http.get(f"/v1/batches/{batch_id}")
+    server.files[batch_id] = results(usage(90, 5), usage(60, 3), usage(101, 7))
+    order.give(point, signal.SIGKILL)
+    server.finish(batch_id, output_file_id=batch_id)
+    order.wait()
+    assert gateway.process.wait() == -signal.SIGKILL
+    gateway.kill()
+    gateway.start()
+    wait_until(lambda: last_of(gateway, batch_id)[12] is None and held(tenant) == 150 + 8 + 101 + 7, "it to be charged")
     below, above = charges(tenant)
-    assert (below["calls"], below["prompt_tokens"]) == (2, 150)
+    assert (below["calls"], below["prompt_tokens"], below["price_above_prompt_tokens"]) == (2, 150, 0)
     assert (above["calls"], above["prompt_tokens"], above["price_above_prompt_tokens"]) == (1, 101, 100)
-    for said in proofs(place, tenant):
+    gateway.kill()
+    gateway.start()
+    assert tenant.http.get(f"/v1/batches/{batch_id}").status_code == 200
+    assert len(charges(tenant)) == 2
+    for said in proofs(gateway, tenant):
         assert "3 answered lines of batches are priced each by itself" in said, said
-    books = place.cli("doctor", "--books", check=False)
+    books = gateway.cli("doctor", "--books", check=False)
     assert books.returncode == 0, books.stdout
 
 
