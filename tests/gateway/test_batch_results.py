@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from fractions import Fraction
+from math import ceil
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +23,7 @@ from trustgate.gateway.path import batch_results
 from trustgate.gateway.path.batch_results import BatchResults, lines_of, without_lone_surrogates
 from trustgate.models.metering.whole import read_answer
 from trustgate.models.pricing import PriceTable
-from trustgate.types import Prices
+from trustgate.types import ConditionalRates, Prices
 
 TEXT = "word " * 60_000
 
@@ -146,3 +150,80 @@ def test_a_large_list_of_vectors_counts_by_its_usage() -> None:
     asyncio.run(found.read(line(object="list", data=vectors, usage={"prompt_tokens": 70, "total_tokens": 70})))
     [summed] = found.sums(None, 0)
     assert (summed.calls, summed.usage.prompt_tokens, summed.usage.completion_tokens) == (1, 70, 0)
+
+
+# of many lines
+
+
+#: Of messages: 2 USD a million tokens of a prompt (0.2 where it is cached, 2.5 written to the cache), 10 of an answer,
+#: three times that above 1,000 tokens of a prompt, and 0.001 USD a message.
+STEPPED = Prices(
+    input_pico_usd=2_000_000,
+    cached_input_pico_usd=200_000,
+    cache_write_pico_usd=2_500_001,
+    output_pico_usd=10_000_000,
+    call_nano_usd=1_000_000,
+    conditional=(
+        ConditionalRates(
+            above_prompt_tokens=1_000,
+            input_pico_usd=6_000_000,
+            cached_input_pico_usd=600_000,
+            cache_write_pico_usd=7_500_003,
+            output_pico_usd=30_000_000,
+        ),
+    ),
+)
+
+
+def messages(count: int, seed: int) -> tuple[list[bytes], dict[int, tuple[int, Fraction]]]:
+    """The results of a batch of messages, and by step how many have succeeded and what these cost, nano-USD."""
+    chance = Random(seed)
+    found: list[bytes] = []
+    costs: dict[int, tuple[int, Fraction]] = {0: (0, Fraction(0)), 1_000: (0, Fraction(0))}
+    for number in range(count):
+        fresh, read, written, out = (chance.randrange(most) for most in (900, 400, 200, 300))
+        ends = chance.choices(["succeeded", "errored", "expired", "canceled"], (90, 5, 3, 2))[0]
+        result: dict[str, Any] = {"type": ends}
+        if ends == "succeeded":
+            usage = {
+                "input_tokens": fresh,
+                "cache_read_input_tokens": read,
+                "cache_creation_input_tokens": written,
+                "output_tokens": out,
+            }
+            result["message"] = {"type": "message", "role": "assistant", "content": [], "usage": usage}
+            step, times = (1_000, 3) if fresh + read + written > 1_000 else (0, 1)
+            calls, cost = costs[step]
+            rates = fresh * 2_000_000 + read * 200_000 + written * 2_500_001 + out * 10_000_000
+            costs[step] = calls + 1, cost + Fraction(times * rates, 1_000) + 1_000_000
+        elif ends == "errored":
+            result["error"] = {"type": "error", "error": {"type": "api_error", "message": "x"}}
+        found.append(json.dumps({"custom_id": f"m{number}", "result": result}).encode())
+    return found, costs
+
+
+def message_results(lines: int) -> BatchResults:
+    work = Work(lines=lines, prompt_tokens=1_500 * lines, completion_tokens=300 * lines, largest_prompt=1_500)
+    work = msgspec.structs.replace(work, endpoints=("messages",), owes_calls=True)
+    target: Any = SimpleNamespace(passport=SimpleNamespace(context_length=None, max_output_tokens=None))
+    handle = ObjectId("message_batch", "b", "ten_1", "pas_1", "m", "m", work=work)
+    return BatchResults(handle, target, PriceTable(STEPPED), 0)
+
+
+def charged(found: BatchResults) -> dict[int, tuple[int, int]]:
+    return {each.step: (each.calls, each.cost_nano_usd(0)) for each in found.sums(None, 0)}
+
+
+def test_a_batch_of_100_000_messages_costs_to_the_nano_usd_what_they_do() -> None:
+    lines, costs = messages(100_000, seed=3)
+    found = message_results(len(lines))
+    asyncio.run(read_all(found, b"\n".join(lines), piece_bytes=65_521))
+    assert charged(found) == {step: (calls, ceil(cost)) for step, (calls, cost) in costs.items()}
+
+
+def test_what_is_there_again_or_in_another_order_changes_nothing() -> None:
+    lines, costs = messages(2_000, seed=4)
+    found, again = message_results(len(lines)), [*lines, *lines[:700]]
+    Random(5).shuffle(again)
+    asyncio.run(read_all(found, b"\r\n\r\n".join(again), piece_bytes=997))
+    assert charged(found) == {step: (calls, ceil(cost)) for step, (calls, cost) in costs.items()}
