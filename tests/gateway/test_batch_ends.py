@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 from collections.abc import Iterator
@@ -131,6 +132,47 @@ def test_each_line_that_was_asked_and_answered_is_charged_once(
     wait_until(lambda: len(charges(tenant)) == 1, "the batch is charged")
     [charged] = charges(tenant)
     assert (charged["calls"], charged["prompt_tokens"], charged["completion_tokens"]) == (calls, calls * 10, calls * 5)
+
+
+_PACKED = gzip.compress(b"\n".join(THREE))
+_LONGER = {"content-length": str(len(b"\n".join(THREE)) + 100)}
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [
+        [(_PACKED, {"content-encoding": "gzip"})],
+        [(_PACKED[:-9], {"content-encoding": "gzip"}), (_PACKED, {"content-encoding": "gzip"})],
+        [(b"\n".join(THREE), _LONGER), (b"\n".join(THREE), {})],
+        [(b"\n".join(THREE[:2]), _LONGER), (b"\n".join(THREE), {})],
+    ],
+    ids=["packed", "packed, and cut off", "shorter than its length", "cut off behind a line"],
+)
+def test_results_that_do_not_come_whole_are_fetched_again(
+    place: Gateway,
+    server: BatchServer,
+    server_upstream: Upstream,
+    sign_up: SignUp,
+    replies: list[tuple[bytes, dict[str, str]]],
+) -> None:
+    """What came of them is charged once, and not before."""
+    tenant, model = sign_up(place), plain(place)
+    batch_id = start(tenant, lines(*[model] * 3, max_tokens=50)).json()["id"]
+    left = iter(replies)
+
+    def answer(request: Recorded) -> Reply:
+        if not request.path.endswith(f"/files/{batch_id}/content"):
+            return server(request)
+        body, headers = next(left)
+        whole = Reply.body(body, content_type="application/octet-stream", headers=headers)
+        return Reply.raw(*whole.steps, CLOSE) if headers is _LONGER else whole
+
+    server_upstream.default = answer
+    server.finish(batch_id, output_file_id=batch_id)
+    wait_until(lambda: len(charges(tenant)) == 1, "the batch is charged")
+    [charged] = charges(tenant)
+    assert (charged["calls"], charged["prompt_tokens"], charged["completion_tokens"]) == (3, 30, 15)
+    assert next(left, None) is None
 
 
 def test_a_batch_goes_on_in_other_words_and_where_it_is_not_found_for_a_moment(
