@@ -373,6 +373,29 @@ def test_what_was_paid_by_the_request_is_not_paid_again_at_its_end(
     assert charged["billed_nano_usd"] == 18 * 1_000 + 4 * 10_000 + 2 * 10_000_000
 
 
+def test_a_response_that_a_version_before_has_begun_is_charged_what_that_has_not(
+    place: Gateway, responder: Responder, sign_up: SignUp
+) -> None:
+    """It charged an estimate, and what a call costs, and kept how many tokens that was: here 30 and 2."""
+    tenant, model = sign_up(place), stepped(place, "stepped")
+    response_id = begin(tenant, responder, model)
+    place.kill()
+    file = place.home / "handles.jsonl"
+    begun = [each for each in map(json.loads, file.read_bytes().splitlines()) if each[1] == response_id][-1][:14]
+    begun[6], begun[10], begun[13] = 32, None, 2
+    with file.open("ab") as handles:
+        handles.write(json.dumps(begun).encode() + b"\n")
+    place.start()
+    assert held(tenant) == 0
+    responder.finish(response_id, usage={"input_tokens": 120, "output_tokens": 10, "total_tokens": 130})
+    wait_until(lambda: len(charges(tenant)) == 1, "the response is charged")
+    [charged] = charges(tenant)
+    assert (charged["calls"], charged["prompt_tokens"], charged["completion_tokens"]) == (0, 90, 8)
+    assert charged["cost_nano_usd"] == 90 * 10_000 + 8 * 30_000
+    for said in proofs(place, tenant):
+        assert "The cost of 2 requests follows" in said, said
+
+
 @pytest.mark.parametrize("change", ["price", "factor"])
 def test_a_batch_does_not_begin_at_another_price_than_it_is_held_by(
     place: Gateway, server: BatchServer, server_upstream: Upstream, sign_up: SignUp, change: str
