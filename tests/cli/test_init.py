@@ -200,6 +200,7 @@ def test_without_any_server_the_defaults_hold_and_doctor_does_not_fail(home: Gat
     made = _init(home, f"--at=http://127.0.0.1:{free_port()}", "--port", str(free_port()))
     assert made["servers"] == []
     assert "upstream" not in {name.partition(".")[0] for name in made["settings"]}
+    assert "Set upstream.url in trustgate.toml" in " ".join(made["notes"])
     home.cli("doctor")
 
 

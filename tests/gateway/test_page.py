@@ -30,6 +30,7 @@ STANDING = PageStatus(
     started_us=1_770_000_000_000_000,
     models=("trustgate/echo", "secret-model"),
     public_url="",
+    has_account=True,
     origin="log.example/tests",
     vkey="log.example/tests+0a0b0c0d+AAAA",
     size=12_345,
@@ -179,6 +180,8 @@ async def test_a_gateway_that_is_well() -> None:
     assert ">2026-02-02 02:40:00 UTC</time>" in text
     assert "12,345" in text and bytes(range(32)).hex() in text
     assert "None yet" in text
+    assert '<a href="account">' in text
+    assert '<a href="account">' not in await served(STANDING._replace(has_account=False))
 
 
 async def test_a_gateway_that_is_not() -> None:

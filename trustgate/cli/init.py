@@ -124,6 +124,11 @@ class _Questions:
         key = self._key(server) if server is not None else None
         self._port()
         passports = () if models is False else self._models(server, key, found, asked=models is None)
+        if server is None and not self._chosen.get("upstream.url"):
+            self._notes.append(
+                "Without an LLM server trustgate/echo alone answers. Set upstream.url in trustgate.toml, or give this "
+                "command again with --force once one runs on this machine."
+            )
         return _Setup(self._chosen, server, tuple(found), passports, tuple(self._notes))
 
     def _look(self, at: tuple[str, ...]) -> list[FoundServer]:

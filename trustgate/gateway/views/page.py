@@ -54,6 +54,8 @@ class PageStatus(NamedTuple):
     models: tuple[str, ...]
     #: What clients call the gateway; "": the browser's address has it.
     public_url: str
+    #: Whether tenants have a page of their own.
+    has_account: bool
     origin: str
     vkey: str
     size: int
@@ -153,6 +155,9 @@ def _values(status: PageStatus) -> dict[str, str]:
         "base": escape(f"{base}/v1") if base else '<span class="base">ADDRESS-OF-THIS-PAGE/v1</span>',
         "model": _ECHO if has_echo else "MODEL",
         "about the model": f"<code>{_ECHO}</code> is built in and echoes your message." if has_echo else "",
+        "account": 'Usage, limits and receipts of your key: <a href="account">account</a>.'
+        if status.has_account
+        else "",
         "origin": escape(status.origin),
         "size": f"{status.size:,}",
         "root": status.root.hex(),

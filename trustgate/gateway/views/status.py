@@ -108,6 +108,7 @@ class GatewayStatus:
             started_us=self.started_us,
             models=tuple(self._targets.names()),
             public_url=self._settings().payment.public_url,
+            has_account=self._settings().serve.account,
             origin=archive.origin,
             vkey=archive.vkey,
             size=archive.checkpoint_size,
