@@ -26,8 +26,8 @@ def console(
     """Open the console of the running gateway in your browser: pages to watch it and to manage it.
 
     Prints a link, which works once and for two minutes, and opens it. A session ends after half an hour without use,
-    after twelve hours, or with the server; of several processes on one database, only the one that gave the link has
-    it. The link gives what the command line gives: do not pass it on.
+    after twelve hours, or with the server. Every worker of the server has it, a server with another home does not. The
+    link gives what the command line gives: do not pass it on.
     """
     if end:
         ended = execute(context, ConsoleEnd())
