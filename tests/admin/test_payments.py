@@ -399,7 +399,7 @@ async def test_doctor_asks_facilitators_prices_and_what_is_unknown(
     await plane.store.claim_payment(made_payment(acme.tenant.id, state="unknown"))
     found = await admin.execute(PaymentCheck())
     assert [each.status for each in found] == ["warn", "warn", "ok", "fail"]
-    assert "1 payments" in found[0].message
+    assert "1 payment is" in found[0].message
     assert found[0].hint == "trustgate payment reconcile"
     assert "unpriced" in found[1].message and "echo" not in found[1].message
     assert "acme" in found[1].message

@@ -106,13 +106,13 @@ def test_what_people_see(gateway: Gateway) -> None:
     ask(gateway, gateway.add_tenant())
     assert "Nothing has been anchored yet" in gateway.cli("anchor", "list").stderr
     anchored = gateway.cli("anchor", "flush", "--rpc", "local")
-    assert "Anchored 1 receipts on local" in anchored.stdout
+    assert "Anchored 1 receipt on local" in anchored.stdout
     assert anchored.stderr.startswith("Reading the log\n")
     assert (
-        "Nothing to anchor: local has all 1 receipts already" in gateway.cli("anchor", "flush", "--rpc", "local").stdout
+        "Nothing to anchor: local has 1 receipt already: all" in gateway.cli("anchor", "flush", "--rpc", "local").stdout
     )
     status = gateway.cli("anchor", "status").stdout
-    assert "1 receipts, 0 wait" in status
+    assert "1 receipt, 0 wait" in status
     assert gateway.cli("doctor", check=False).stdout.count("0 not anchored") == 1
 
 

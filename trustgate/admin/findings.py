@@ -64,7 +64,7 @@ def disk_finding(settings: Settings) -> Finding:
 
 def log_finding(log: LogStatus) -> Finding:
     waiting = log.tree_size - log.anchored_size
-    message = f"{log.origin}: {written.number(log.tree_size)} receipts, {written.number(waiting)} not anchored"
+    message = f"{log.origin}: {written.counted(log.tree_size, 'receipt')}, {written.number(waiting)} not anchored"
     if log.problem:
         return warn("log", f"{message}; the schedule ({log.schedule}) fails: {log.problem}", "trustgate anchor flush")
     if log.planned:
@@ -94,8 +94,9 @@ def archive_findings(archives: Sequence[ArchiveFound]) -> Iterator[Finding]:
                 "Put a copy back there, for instance out of a backup. Until then they are not found; all else works.",
             )
     if archives and not any(found.problem for found in archives):
-        count = archives[-1].file.last_seq
-        yield ok("archive", f"{written.number(count)} receipts in {len(archives)} files; trustgate archive reads them")
+        receipts = written.counted(archives[-1].file.last_seq, "receipt")
+        files = written.counted(len(archives), "file")
+        yield ok("archive", f"{receipts} in {files}; trustgate archive reads them")
 
 
 def upstream_finding(target: TargetStatus) -> Finding:

@@ -13,6 +13,7 @@ from trustgate.admin.money import (
 )
 from trustgate.admin.payment_terms import network_name, priced_passports
 from trustgate.errors import TrustGateError
+from trustgate.formats.written import counted
 from trustgate.ids import now_us
 from trustgate.payment.chains.nodes import node_hint
 from trustgate.payment.facilitators.registry import EMBEDDED
@@ -51,7 +52,7 @@ async def _open_findings(context: AdminContext) -> list[PaymentFinding]:
     return [
         PaymentFinding(
             status="warn",
-            message=f"the outcome of {len(unknown)} payments is unknown, the oldest {minutes} minutes old",
+            message=f"the outcome of {counted(len(unknown), 'payment')} is unknown, the oldest {minutes} minutes old",
             hint="trustgate payment reconcile",
         )
     ]

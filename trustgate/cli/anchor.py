@@ -84,18 +84,18 @@ def flush(
 def _show(outcome: FlushOutcome) -> None:
     if outcome.dry_run:
         render.say(
-            f"Would anchor {render.number(outcome.tree_size)} receipts on {outcome.network} "
+            f"Would anchor {render.counted(outcome.tree_size, 'receipt')} on {outcome.network} "
             f"for {render.number(outcome.fee_lamports)} lamports. Nothing was posted."
         )
     elif not outcome.anchored:
         render.say(
-            f"Nothing to anchor: {outcome.network} has all {render.number(outcome.tree_size)} receipts already."
+            f"Nothing to anchor: {outcome.network} has {render.counted(outcome.tree_size, 'receipt')} already: all."
             if outcome.tree_size
             else "Nothing to anchor: there is no receipt yet."
         )
         return
     else:
-        render.say(f"Anchored {render.number(outcome.tree_size)} receipts on {outcome.network}.")
+        render.say(f"Anchored {render.counted(outcome.tree_size, 'receipt')} on {outcome.network}.")
     fields: list[tuple[str, render.Cell]] = [("Tree size", render.number(outcome.tree_size)), ("Root", outcome.root)]
     if outcome.signature:
         fields += [("Signature", outcome.signature), ("Slot", render.number(outcome.slot))]
@@ -154,14 +154,14 @@ def status(context: typer.Context, json: JsonOption = False) -> None:
         ("Verifier key", found.vkey),
         ("Receipts", render.number(found.tree_size)),
         ("Root", found.root),
-        ("Anchored", f"{render.number(found.anchored_size)} receipts, {render.number(waiting)} wait"),
+        ("Anchored", f"{render.counted(found.anchored_size, 'receipt')}, {render.number(waiting)} wait"),
         ("Paid by", found.pubkey or "no key yet: trustgate anchor keygen"),
         ("Schedule", found.schedule or "none: trustgate anchor flush, or [anchor] every in trustgate.toml"),
     ]
     if found.anchored_us:
         fields.insert(5, ("Last anchor", render.instant_utc(found.anchored_us)))
     fields += [
-        ("Begun", f"{render.number(anchor.tree_size)} receipts; trustgate anchor flush goes on with it")
+        ("Begun", f"{render.counted(anchor.tree_size, 'receipt')}; trustgate anchor flush goes on with it")
         for anchor in found.planned
     ]
     if found.problem:

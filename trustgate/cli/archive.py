@@ -68,12 +68,12 @@ def archive(
 
 def _show(report: ArchiveReport) -> None:
     if report.dry_run:
-        render.say(f"Would archive {render.number(report.receipts)} receipts. Nothing was moved.")
+        render.say(f"Would archive {render.counted(report.receipts, 'receipt')}. Nothing was moved.")
     elif not report.receipts:
         render.say("There is nothing to archive.")
     else:
         sizes = f"the database takes {render.size(report.after_bytes)}, it took {render.size(report.before_bytes)}"
-        render.say(f"Archived {render.number(report.receipts)} receipts: {sizes}.")
+        render.say(f"Archived {render.counted(report.receipts, 'receipt')}: {sizes}.")
     for file in report.files:
         render.say(f"  {file.name}  {render.size(file.size_bytes)}")
     if report.kept:

@@ -55,7 +55,7 @@ def backup(
     if json:
         render.document({"file": str(file), **render.plain(made)})
     else:
-        what = f"{render.number(made.last_seq)} receipts of the log {made.origin}, {render.size(made.size_bytes)}"
+        what = f"{render.counted(made.last_seq, 'receipt')} of the log {made.origin}, {render.size(made.size_bytes)}"
         if made.archives_left_out:
             what += f", without {made.archives_left_out} archive files"
         render.say(f"Backed up {what}, to {file}." if file != STDOUT else f"Backed up {what}.", to_stderr=True)

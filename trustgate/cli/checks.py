@@ -181,7 +181,7 @@ def _running(settings: Settings) -> Iterator[Finding]:
         return
     yield _server(status)
     yield from node_findings(nodes)
-    yield ok("database", f"open in the server (process {status.pid}), {render.number(status.last_seq)} receipts")
+    yield ok("database", f"open in the server (process {status.pid}), {render.counted(status.last_seq, 'receipt')}")
     yield from amiss_findings(status)
     yield from archive_findings(archives)
     yield _journal(settings, status.pending)
@@ -201,7 +201,8 @@ def _server(status: ServerStatus) -> Finding:
         ids, wanted = [str(each.pid) for each in status.workers], max(status.workers_wanted, len(status.workers))
         count = str(wanted) if len(ids) == wanted else f"{len(ids)} of {wanted}"
         processes = f"{count} workers ({render.names(ids)})"
-    message = f"runs at {status.address} as {processes} since {since}, {status.active_requests} requests now"
+    running = render.counted(status.active_requests, "request")
+    message = f"runs at {status.address} as {processes} since {since}, {running} now"
     mine = versions()["trustgate"]
     if status.version != mine:
         return warn("server", f"{message}; its version is {status.version}, this one {mine}", "Restart the server.")
@@ -298,7 +299,7 @@ async def _database(settings: Settings) -> tuple[tuple[Passport, ...], tuple[Pay
         await admin.close()
     url = settings.store.url
     place = f"on Postgres, {url.partition('?')[0]}" if url else render.size(settings.database.stat().st_size)
-    opens = ok("database", f"opens; {render.number(status.last_seq)} receipts, {place}")
+    opens = ok("database", f"opens; {render.counted(status.last_seq, 'receipt')}, {place}")
     findings = [*_ids(settings, status), *amiss_findings(status), *archive_findings(archives), *prices]
     return (*passports, *_of_profiles(profiles)), payments, [opens, *findings]
 
@@ -323,7 +324,7 @@ def _journal(settings: Settings, pending: int) -> Finding:
     files = [path for path in folder.iterdir() if path.is_file()]
     size = render.size(sum(_size(path) for path in files))
     waiting = f", {render.number(pending)} receipts wait for the database" if pending else ""
-    return ok("journal", f"{size} in {len(files)} files{waiting}")
+    return ok("journal", f"{size} in {render.counted(len(files), 'file')}{waiting}")
 
 
 def _size(path: Path) -> int:

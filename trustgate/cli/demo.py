@@ -227,7 +227,10 @@ def _show_anchored(event: tour.AnchoredReceipt) -> None:
     outcome = event.outcome
     render.say("")
     render.say(
-        render.Styled(f"Anchored: {outcome.tree_size} receipts under one root, in one Solana transaction", "bold cyan")
+        render.Styled(
+            f"Anchored: {render.counted(outcome.tree_size, 'receipt')} under one root, in one Solana transaction",
+            "bold cyan",
+        )
     )
     render.card(
         [

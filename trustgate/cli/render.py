@@ -16,14 +16,36 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
-from trustgate.formats.written import factor, instant, instant_utc, names, number, optional, size, usd, usd_per_million
+from trustgate.formats.written import (
+    counted,
+    factor,
+    instant,
+    instant_utc,
+    names,
+    number,
+    optional,
+    size,
+    usd,
+    usd_per_million,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
 #: What is written the same on pages.
-__all__ = ["factor", "instant", "instant_utc", "names", "number", "optional", "size", "usd", "usd_per_million"]
+__all__ = [
+    "counted",
+    "factor",
+    "instant",
+    "instant_utc",
+    "names",
+    "number",
+    "optional",
+    "size",
+    "usd",
+    "usd_per_million",
+]
 
 #: Never shown: a hash of a secret helps only to guess it.
 _HIDDEN = frozenset({"secret_sha256"})

@@ -113,7 +113,7 @@ def _log(pulse: LiveStats) -> list[render.Cell]:
     if pulse.anchored_us:
         anchored += f" {_span(pulse.at_us - pulse.anchored_us)} ago"
     return [
-        f"{render.number(pulse.receipts)} receipts",
+        f"{render.counted(pulse.receipts, 'receipt')}",
         f"{render.number(pulse.checkpoint_size)} under the checkpoint",
         anchored,
         *([pulse.schedule] if pulse.schedule else []),

@@ -35,6 +35,11 @@ def number(value: int) -> str:
     return f"{value:,}"
 
 
+def counted(value: int, one: str) -> str:
+    """Returns a number with what it counts: ``1 receipt``, ``1,200 receipts``."""
+    return f"{value:,} {one}{'' if value == 1 else 's'}"
+
+
 def rate(per_s: float) -> str:
     """Returns how many a second, rounded: ``2.0``, ``1,234``."""
     return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.1f}"

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
 from trustgate.access.directory import Directory
+from trustgate.formats.written import counted
 from trustgate.http.tls import Certificate
 from trustgate.ids import MICROSECONDS_PER_SECOND, iso_us, now_us
 from trustgate.models.upstream.targets import Targets, Upstream
@@ -193,7 +194,8 @@ class GatewayConditions:
             yield Notice(
                 kind="log",
                 subject="set_aside",
-                message=f"{aside} receipts are set aside: the database cannot hold them. trustgate receipt mend",
+                message="The database cannot hold some receipts, which are set aside "
+                f"({aside:,}). Store them: trustgate receipt mend",
                 data={"receipts": aside},
                 at_us=at_us,
             )
@@ -219,7 +221,9 @@ class GatewayConditions:
         doubtful = [payment for payment in unknown if at_us - payment.updated_us >= _IN_DOUBT_AFTER_US]
         if not doubtful:
             return []
-        message = f"The outcome of {len(doubtful)} payments is unknown. Look them up: trustgate payment reconcile"
+        message = (
+            f"The outcome of {counted(len(doubtful), 'payment')} is unknown. Look it up: trustgate payment reconcile"
+        )
         data: dict[str, str | int | bool | None] = {"payments": len(doubtful)}
         return [Notice(kind="payment", subject="unknown", message=message, data=data, at_us=at_us)]
 
