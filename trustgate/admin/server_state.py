@@ -23,7 +23,9 @@ class ServerStateFile:
     def write(self, state: Literal["starting", "stopping"]) -> None:
         new = self._path.with_name(f"{self._path.name}.new")
         with contextlib.suppress(OSError):
-            new.write_text(f"{os.getpid()} {state}")
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(f"{os.getpid()} {state}")
             new.rename(self._path)
 
     def remove(self) -> None:
