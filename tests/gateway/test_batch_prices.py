@@ -364,7 +364,7 @@ def test_what_was_paid_by_the_request_is_not_paid_again_at_its_end(
     batch_id = start(tenant, lines(model, model, max_tokens=50)).json()["id"]
     balance = place.cli_json("tenant", "credit", tenant.name)
     assert (balance["balance_nano_usd"], balance["held_nano_usd"]) == (9 * 10**9, 0)
-    place.cli("payment", "set", tenant.name, "--mode", "prepaid", "--price", "passports")
+    place.cli("payment", "set", tenant.name, "--mode", "prepaid", "--price", "none")
     server.files[batch_id] = results(usage(9, 2), usage(9, 2))
     server.finish(batch_id, output_file_id=batch_id)
     wait_until(lambda: len(charges(tenant)) == 1, "the batch is charged")
