@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -85,6 +86,52 @@ async def test_steps_of_a_budget_are_told_once_each_and_their_end_once(
 
     assert _told(notifier) == ["50 % are used.", "80 % are used.", "Over: 80 % are used."]
     assert (await store.load_notifications()).conditions == ()
+
+
+async def test_very_many_at_once_are_told_in_changes_of_some_and_each_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trustgate.notify.queue.WAITING_MOST", 2_000)
+    notices, subscriber, sizes = Notices(), _subscriber(), list[int]()
+
+    class Watched:
+        """The store, where receipts wait for the end of each change."""
+
+        async def load_notifications(self) -> Notifications:
+            return await store.load_notifications()
+
+        async def change_notifications(self, change: NotificationChange) -> None:
+            sizes.append(max(len(change.conditions), len(change.over)))
+            await store.change_notifications(change)
+
+    watched: Any = Watched()
+    notifier = _notifier(watched, _Scripted(), notices, subscriber)
+    ends_us = now_us() + 3_600_000_000
+    steps = [
+        Notice(
+            kind="limit",
+            subject=f"ten_{number}",
+            condition=f"ten_{number}:{step}",
+            message=f"{number} at {step}",
+            at_us=now_us(),
+            until_us=ends_us if number % 2 else ends_us + 1,
+        )
+        for number in range(200)
+        for step in (50, 80)
+    ]
+    await _publish(notifier, notices, *steps)
+    assert sorted(_told(notifier)) == sorted(each.message for each in steps)
+    assert len((await store.load_notifications()).conditions) == 400
+    assert sizes == [100] * 4
+
+    monkeypatch.setattr("trustgate.notify.notifier.now_us", lambda: ends_us)
+    await notifier.look()
+    monkeypatch.setattr("trustgate.notify.notifier.now_us", lambda: ends_us + 1)
+    await notifier.look()
+    over = [text for text in _told(notifier) if text.startswith("Over")]
+    assert sorted(over) == sorted(f"Over: {number} at 80" for number in range(200))
+    assert (await store.load_notifications()).conditions == ()
+    assert max(sizes) == 100
 
 
 async def test_what_was_told_is_known_to_the_next_process(store: Store) -> None:

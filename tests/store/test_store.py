@@ -23,6 +23,9 @@ from trustgate.receipts.receipt import canonical
 from trustgate.settings import PostgresAddress
 from trustgate.store import (
     ExportFilter,
+    NoticeDelivery,
+    NotificationChange,
+    OpenCondition,
     ReceiptFilter,
     Store,
     StoredTile,
@@ -34,6 +37,7 @@ from trustgate.store import (
 )
 from trustgate.store import entries as entries_module
 from trustgate.store.queries import UsageGroup
+from trustgate.store.rows import RecordTable
 from trustgate.types import (
     COUNTED,
     Alias,
@@ -591,6 +595,47 @@ print("asyncpg" in sys.modules)
 
 
 # living together
+
+
+async def test_very_many_notices_take_few_statements(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one a thousand take many seconds, in which no receipt is stored."""
+    conditions = tuple(OpenCondition(identity=f"limit:{number}", notice=f"{number}") for number in range(1_000))
+    deliveries = tuple(
+        NoticeDelivery(
+            id=f"msg_{number:04}", subscriber_id="sub_1", body="{}", message=f"{number}", created_us=1, next_us=2
+        )
+        for number in range(1_000)
+    )
+    statements = list[str]()
+    put, delete = RecordTable.put, RecordTable.delete
+
+    class Counted:
+        """A connection that notes what is asked of it."""
+
+        def __init__(self, connection: Any) -> None:
+            self._connection = connection
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._connection, name)
+
+        def execute(self, query: Any, parameters: object = None) -> Any:
+            statements.append(query)
+            return self._connection.execute(query, parameters)
+
+    monkeypatch.setattr(RecordTable, "put", lambda table, to, records: put(table, Counted(to), records))
+    monkeypatch.setattr(RecordTable, "delete", lambda table, of, some: delete(table, Counted(of), some))
+    await store.change_notifications(NotificationChange(conditions=conditions, deliveries=deliveries))
+    changed = msgspec.structs.replace(deliveries[7], state="delivered")
+    # Of two with one identity the later counts.
+    await store.change_notifications(NotificationChange(deliveries=(deliveries[7], changed)))
+    kept = await store.load_notifications()
+    assert kept.conditions == tuple(sorted(conditions, key=lambda each: each.identity))
+    assert kept.deliveries == (*deliveries[:7], changed, *deliveries[8:])
+    over, forgotten = (each.identity for each in conditions[:990]), (each.id for each in deliveries[5:])
+    await store.change_notifications(NotificationChange(over=tuple(over), forgotten=tuple(forgotten)))
+    kept = await store.load_notifications()
+    assert (len(kept.conditions), kept.deliveries) == (10, deliveries[:5])
+    assert len(statements) < 100
 
 
 async def test_verbs_may_overlap(store: Store) -> None:

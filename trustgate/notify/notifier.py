@@ -30,6 +30,8 @@ _logger = logging.getLogger("trustgate.notify")
 
 #: Conditions that are open at the same time; what comes on top is told when there is room.
 _CONDITIONS_MOST = 5_000
+#: Conditions that change in one transaction: where very many do, receipts are stored in between.
+_AT_ONCE = 100
 _FIRST_LOOK_S = 2.0
 
 
@@ -134,29 +136,31 @@ class Notifier:
     async def _change(self, firing: Iterable[Notice], over: Iterable[str]) -> None:
         """Open and close conditions, with the deliveries that tell of it, all of them durable before they are sent."""
         async with self._changing:
-            opened, closed, told = [], [], []
+            opened, closed = [], []
             for notice in firing:
                 if notice.identity not in self._open and len(self._open) < _CONDITIONS_MOST:
                     self._open[notice.identity] = notice
                     opened.append(notice)
-                    told.append(notice)
             for identity in over:
                 was = self._open.pop(identity, None)
                 self._missing.pop(identity, None)
                 if was is not None:
-                    closed.append(identity)
-                    told += [] if self._goes_on(was) else [_resolved(was)]
-            if not opened and not closed:
-                return
-            changed = [delivery for notice in told for delivery in self._make(notice)]
-            conditions = tuple(
-                OpenCondition(identity=each.identity, notice=msgspec.json.encode(each).decode()) for each in opened
-            )
-            await self._queue.add(changed, NotificationChange(conditions=conditions, over=tuple(closed)))
+                    closed.append(was)
+            # Of steps that end together the last is told, and none where a further step of the same goes on.
+            go_on = {(each.kind, each.subject) for each in self._open.values()} if closed else set()
+            last = {(each.kind, each.subject): each.identity for each in closed}
+            told = {identity for what, identity in last.items() if what not in go_on}
+            for start in range(0, len(opened), _AT_ONCE):
+                some = opened[start : start + _AT_ONCE]
+                await self._queue.add(self._deliveries(some), NotificationChange(conditions=tuple(map(_kept, some))))
+            for start in range(0, len(closed), _AT_ONCE):
+                some = closed[start : start + _AT_ONCE]
+                resolved = [_resolved(each) for each in some if each.identity in told]
+                over_now = tuple(each.identity for each in some)
+                await self._queue.add(self._deliveries(resolved), NotificationChange(over=over_now))
 
-    def _goes_on(self, was: Notice) -> bool:
-        """Returns whether another condition of the same subject is open: a further step of what has ended."""
-        return any(each.kind == was.kind and each.subject == was.subject for each in self._open.values())
+    def _deliveries(self, notices: Iterable[Notice]) -> list[NoticeDelivery]:
+        return [delivery for notice in notices for delivery in self._make(notice)]
 
     def _make(self, notice: Notice) -> list[NoticeDelivery]:
         body = message_body(notice, self._gateway)
@@ -165,6 +169,10 @@ class Notifier:
 
     async def _attempt(self, subscriber: Subscriber, delivery: NoticeDelivery) -> AttemptOutcome:
         return await attempt_delivery(subscriber, delivery.id, delivery.body, self._settings().timeout_s)
+
+
+def _kept(notice: Notice) -> OpenCondition:
+    return OpenCondition(identity=notice.identity, notice=msgspec.json.encode(notice).decode())
 
 
 def _resolved(was: Notice) -> Notice:

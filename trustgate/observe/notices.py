@@ -19,7 +19,7 @@ Kind = Literal["budget", "limit", "key", "credit", "upstream", "anchor", "certif
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 #: Notices that wait for one subscriber; what comes on top is dropped and counted.
-QUEUE_MOST = 1_000
+QUEUE_MOST = 5_000
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,11 +24,7 @@ def load_notifications(connection: SqlConnection) -> Notifications:
 
 def apply_notifications(connection: SqlConnection, change: NotificationChange) -> None:
     """Write a change; within a transaction."""
-    for identity in change.over:
-        connection.execute(_CONDITIONS.delete_sql, [identity])
-    for condition in change.conditions:
-        _CONDITIONS.put(connection, [condition])
-    for delivery_id in change.forgotten:
-        connection.execute(_DELIVERIES.delete_sql, [delivery_id])
-    for delivery in change.deliveries:
-        _DELIVERIES.put(connection, [delivery])
+    _CONDITIONS.delete(connection, change.over)
+    _CONDITIONS.put(connection, change.conditions)
+    _DELIVERIES.delete(connection, change.forgotten)
+    _DELIVERIES.put(connection, change.deliveries)

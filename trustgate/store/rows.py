@@ -56,6 +56,10 @@ S = TypeVar("S", bound=msgspec.Struct)
 HASHES = frozenset({"tprev", "request_commitment", "response_commitment", "price_hash", "policy_hash"})
 
 
+#: Records kept by one statement: 50 take a tenth of the time that they take one by one, more gain little.
+_ROWS_A_STATEMENT = 50
+
+
 class RecordTable(Generic[S]):
     """How one kind of record is kept: its table, its identity, and which members are JSON text."""
 
@@ -71,12 +75,22 @@ class RecordTable(Generic[S]):
         self.columns = columns
         self.insert_sql = f"INSERT INTO {table} ({columns}) VALUES ({marks})"  # noqa: S608 - constants
         self.select_sql = f"SELECT {columns} FROM {table} ORDER BY {identity}"  # noqa: S608 - constants
-        self.delete_sql = f"DELETE FROM {table} WHERE {identity} = ?"  # noqa: S608 - constants
 
     def put(self, connection: SqlConnection, records: Sequence[S]) -> None:
-        """Keep the records, no two of one identity, in the place of older ones. The caller's transaction."""
-        sql = dialect_of(connection).upsert(self.table, self.column_names, self.identity, len(records))
-        connection.execute(sql, [value for record in records for value in self.to_row(record)])
+        """Keep the records in the place of older ones; of two with one identity the later. The caller's transaction."""
+        dialect = dialect_of(connection)
+        for start in range(0, len(records), _ROWS_A_STATEMENT):
+            # A statement takes one of an identity alone.
+            rows = {getattr(each, self.identity): each for each in records[start : start + _ROWS_A_STATEMENT]}
+            sql = dialect.upsert(self.table, self.column_names, self.identity, len(rows))
+            connection.execute(sql, [value for record in rows.values() for value in self.to_row(record)])
+
+    def delete(self, connection: SqlConnection, identities: Sequence[str]) -> None:
+        """Delete the records of these identities, where there are such. The caller's transaction."""
+        for start in range(0, len(identities), _ROWS_A_STATEMENT):
+            some = list(identities[start : start + _ROWS_A_STATEMENT])
+            marks = ", ".join("?" * len(some))
+            connection.execute(f"DELETE FROM {self.table} WHERE {self.identity} IN ({marks})", some)  # noqa: S608
 
     def to_row(self, record: S) -> list[Any]:
         return [
