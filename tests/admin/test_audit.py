@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tests.support.entries import make_receipt
 from tests.support.shop import FAILS, LOSES_REQUEST, Shop, order, signed
 from trustgate.access.quota import Ask, Quota
 from trustgate.admin.audit import BooksAuditor, BooksSnapshot
+from trustgate.admin.audit_quotas import QuotaAudit
 from trustgate.admin.money import BooksReport
 from trustgate.errors import TrustGateError
 from trustgate.ids import now_us
@@ -214,3 +216,22 @@ async def test_receipts_of_a_clock_that_ran_ahead_do_not_count_in_this_minute(sh
             for subject in (used.tenant_id, used.key_id):
                 quota.restore(window, subject, used.requests, used.tokens, used.cost_nano_usd)
     assert (await audit(shop, quota)).differences == ()
+
+
+async def test_requests_go_on_while_the_quotas_of_very_many_are_compared() -> None:
+    quota, turns, at_us = Quota(), 0, now_us()
+    quota.begin(at_us)
+    for number in range(1_000):
+        quota.restore(1, f"ten_{number}", 1, 2, 3)
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    running = asyncio.ensure_future(others())
+    found = [what async for what, _ in QuotaAudit(quota.current_usage(at_us), {}, counts_limited=False).differences()]
+    running.cancel()
+    assert len(found) == 3_000, "no receipt explains them"
+    assert turns >= 10

@@ -135,7 +135,7 @@ class BooksAuditor:
             self._check_balances()
         await self._read_payments()
         if self._windows is not None:
-            for what, detail in self._windows.differences():
+            async for what, detail in self._windows.differences():
                 self._differ(what, detail)
         sums = self._sums
         return BooksReport(
