@@ -28,8 +28,9 @@ _logger = logging.getLogger("trustgate.notify")
 
 #: Waits after the first, second … failed attempt, seconds; after the last the delivery has failed.
 BACKOFF_S = (1, 10, 60, 300, 1800, 7200, 21_600, 43_200, 86_400)
-#: Of one subscriber: what may wait (beyond it the oldest are given up), and what is kept of those that are done.
-WAITING_MOST = 500
+#: Of one subscriber: what may wait, as many as conditions may be open (beyond it the oldest are given up), and what is
+#: kept of those that are done.
+WAITING_MOST = 5_000
 DONE_KEPT = 20
 _JITTER = 0.1
 _LOOK_AT_LEAST_S = 60.0
