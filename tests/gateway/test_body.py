@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trustgate.gateway.api.members import misnamed
+from trustgate.gateway.api.member_names import misnamed
 from trustgate.gateway.path.json_edit import outgoing
 
 #: Text that UTF-8 can say: half a surrogate pair is refused before a body comes here.

@@ -12,7 +12,7 @@ import msgspec
 
 from trustgate.errors import InvalidRequest, TrustGateError
 from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBodyReader
-from trustgate.gateway.api.members import misnamed
+from trustgate.gateway.api.member_names import misnamed
 from trustgate.gateway.api.object_ids import Work
 
 #: The longest line of a batch's file, bytes.

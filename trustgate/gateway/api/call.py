@@ -11,16 +11,14 @@ import msgspec
 from trustgate.errors import InvalidRequest
 from trustgate.gateway.api.body_faults import explain
 from trustgate.gateway.api.body_ids import Named
-from trustgate.gateway.api.members import (
-    JudgedMembers,
+from trustgate.gateway.api.member_names import (
     Members,
-    judge,
-    largest,
     may_be_misnamed_inside,
     misnamed,
     misnamed_inside,
     misnamed_options,
 )
+from trustgate.gateway.api.members import JudgedMembers, judge, largest
 from trustgate.gateway.api.object_ids import Kind, Work
 from trustgate.gateway.api.schemas import ModelOnly
 

@@ -3,7 +3,7 @@
 What is judged here must be what the upstream reads. So a member that would steer an upstream away from it (another
 model, another address, another key) is found, a bound is read under every name that some server gives it, and a name
 that only one of two readers would take for a known one (another case, another Unicode form, escapes, a member that
-comes twice) is refused. All other members pass unread.
+comes twice) is refused (``api.member_names``). All other members pass unread.
 
 Owns the lists of such names. Sources: the request types of LiteLLM (``all_litellm_params``), OpenRouter ("Provider
 routing", "Model routing"), Vercel AI Gateway, Azure OpenAI ("On your data"), vLLM and SGLang (protocol modules), TGI
@@ -13,17 +13,15 @@ and LoRAX (``adapter_id``), llama.cpp (server README), Ollama ("OpenAI compatibi
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
 
 from trustgate.errors import InvalidRequest
+from trustgate.gateway.api.member_names import Members, alike, misnamed, plain
 from trustgate.gateway.api.schemas import MaybeChoices, Metadata, Tokens
-
-Members = Mapping[str, msgspec.Raw]
 
 #: Members that pass without a second look, besides those of the endpoint's own wire type.
 COMMON = frozenset(
@@ -174,7 +172,7 @@ def judge(members: Members, wire: frozenset[str], *, generates: bool) -> JudgedM
         # Of an endpoint that has no model (LiteLLM routes batches and files by it).
         kind = "steering" if name == "model" else _kind(name)
         if kind == "alike":
-            return JudgedMembers(fault=_alike(name))
+            return JudgedMembers(fault=alike(name))
         if bytes(raw) == b"null":
             continue
         try:
@@ -236,15 +234,6 @@ def _kind(name: str) -> _Kind:
     return "alike" if plain(name) in _KNOWN and name not in _KNOWN_NAMES else ""
 
 
-@lru_cache(maxsize=4096)
-def plain(name: str) -> str:
-    """Returns a name as the most lenient reader might take it: case, Unicode's other forms, blanks and dashes count
-    nothing.
-    """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    return "".join(character for character in folded if character.isalnum())
-
-
 #: What the gateway itself reads of requests, besides the names above.
 _READ = frozenset(
     (
@@ -272,15 +261,6 @@ def steers(name: str) -> bool:
 
 _SEGMENT = re.compile(r"[^\[\]]+")
 _IDS = ("file_id", "file_ids", "vector_store_id", "vector_store_ids", "container", "container_id")
-
-
-def _alike(name: str) -> InvalidRequest:
-    shown = name[:80]
-    return InvalidRequest(
-        f"The parameter {shown!r} looks like another one but for its spelling: use the documented name.",
-        param=shown,
-        code="unsupported_parameter",
-    )
 
 
 def _wrong(name: str, error: msgspec.ValidationError) -> InvalidRequest:
@@ -330,164 +310,6 @@ def _check_metadata(raw: msgspec.Raw) -> None:
     for name in _metadata(raw):
         if name in _METADATA_STEERING or _STEERING_FORM.fullmatch(name) is not None:
             raise msgspec.ValidationError(f"{name[:80]!r} steers the server behind this gateway")
-
-
-# names in their bytes
-
-
-def misnamed(body: bytes, members: Members) -> InvalidRequest | None:
-    """Returns what is wrong with how ``body`` writes the names of its ``members``: one comes twice, or is in escapes.
-
-    ``body`` must be the JSON object that ``members`` were decoded from. About a microsecond for a body that is written
-    as most clients do.
-    """
-    # It is its distinct members and no more: with a blank behind each colon and each comma, or without any.
-    if not members:
-        return None
-    if len(members) <= _MOST_USUAL:
-        names_of = tuple(members)
-        for known in _written.get(names_of) or _write(names_of):
-            parts: list[Any] = known.copy()
-            parts[1::2] = members.values()
-            if b"".join(parts) == body:
-                return None
-    names = [name.encode() for name in members]
-    values = [bytes(raw) for raw in members.values()]
-    # A body can only be longer than its distinct members without blanks: of that length it holds nothing else.
-    if len(body) == 1 + 4 * len(names) + sum(map(len, names)) + sum(map(len, values)):
-        return None
-    at = _skip(body, 0) + 1
-    for name, value in zip(names, values, strict=True):
-        at = _skip(body, at)
-        key = b'"%b"' % name
-        if not body.startswith(key, at):
-            written = _STRING.match(body, at)
-            if written is None:  # unreachable for JSON
-                return _twice(name.decode())
-            spelled = msgspec.json.decode(written[0])
-            if spelled != name.decode():
-                return _twice(spelled)
-            if name.isascii():
-                return _alike(name.decode())
-            key = written[0]
-        at = _skip(body, _skip(body, at + len(key)) + 1)
-        if not body.startswith(value, at):
-            return _twice(name.decode())
-        at = _skip(body, at + len(value)) + 1
-    return None if _skip(body, at) == len(body) else _twice("")
-
-
-#: What stands around the values of an object with these names, in the two ways in which clients write it. Names are the
-#: callers': so many are kept, of objects with so many members and characters in their names.
-_written: dict[tuple[str, ...], tuple[list[bytes], ...]] = {}
-_MOST_WRITTEN = 1_000
-_MOST_USUAL = 32
-_MOST_NAMED = 512
-
-
-def _write(names: tuple[str, ...]) -> tuple[list[bytes], ...]:
-    """Returns, for each way of writing, the bytes before, between and behind the values, with room for these."""
-    if sum(map(len, names)) > _MOST_NAMED:
-        return ()
-    made = []
-    for colon, comma in ((b": ", b", "), (b":", b",")):
-        parts = [b"{"]
-        for name in names:
-            parts[-1] += b'"%b"%b' % (name.encode(), colon)
-            parts += [b"", comma]
-        parts[-1] = b"}"
-        made.append(parts)
-    if len(_written) >= _MOST_WRITTEN:
-        _written.clear()
-    _written[names] = tuple(made)
-    return _written[names]
-
-
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_BLANKS = re.compile(rb"[ \t\r\n]*")
-
-
-def _skip(body: bytes, at: int) -> int:
-    found = _BLANKS.match(body, at)
-    return found.end() if found is not None else at
-
-
-def _twice(name: str) -> InvalidRequest:
-    shown = name[:80]
-    return InvalidRequest(
-        f"The body gives the parameter {shown!r} more than once." if shown else "The body gives a parameter twice.",
-        param=shown or None,
-        code="duplicate_parameter",
-    )
-
-
-# names inside of messages
-
-
-#: What is judged of messages and their parts: a second reading of one of these would be another request.
-_JUDGED_INSIDE = ("content", "role", "type", "text", "tool_calls")
-_CONTENT = b'"content"'
-_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
-
-
-def may_be_misnamed_inside(body: bytes, messages: int, *, parts: bool) -> bool:
-    """Returns whether ``misnamed_inside`` is to look: a microsecond for all others.
-
-    ``messages``: how many the body has; ``parts``: some have parts. Messages of text alone are looked at only where the
-    name of the text comes more often than they do, or in another case.
-    """
-    return parts or body.lower().count(_CONTENT) > messages
-
-
-def misnamed_inside(members: Members) -> InvalidRequest | None:
-    """Returns what is wrong with the names in the messages of a body: one that is judged comes twice, or in another
-    case.
-    """
-    raw = members.get("messages")
-    if raw is None:
-        return None
-    for message in _raws(raw):
-        fault = _misnamed_object(message)
-        if fault is not None:
-            return fault
-        content = _object(message).get("content")
-        if content is not None and bytes(content)[:1] == b"[":
-            for part in _raws(content):
-                fault = _misnamed_object(part) if bytes(part)[:1] == b"{" else None
-                if fault is not None:
-                    return fault
-    return None
-
-
-#: As nearly all clients write it.
-_USUAL_OPTIONS = frozenset((b'{"include_usage":true}', b'{"include_usage": true}', b"null"))
-
-
-def misnamed_options(raw: msgspec.Raw) -> InvalidRequest | None:
-    """Returns what is wrong with the names in ``stream_options``: one comes twice, or ``include_usage`` is in another
-    spelling. Readers differ in which of them counts, and a stream is charged by what it asks for.
-    """
-    written = bytes(raw)
-    if written in _USUAL_OPTIONS or written[:1] != b"{":
-        return None
-    members = _object(raw)
-    for name in members:
-        if name != "include_usage" and plain(name) == "includeusage":
-            return _alike(f"stream_options.{name}")
-    fault = misnamed(written, members)
-    if fault is not None and fault.param is not None:
-        fault.param = f"stream_options.{fault.param}"
-    return fault
-
-
-def _misnamed_object(raw: msgspec.Raw) -> InvalidRequest | None:
-    members = _object(raw)
-    for name in members:
-        folded = name.casefold()
-        if folded in _JUDGED_INSIDE and name != folded:
-            return _alike(name)
-    fault = misnamed(bytes(raw), members)
-    return fault if fault is None or fault.param is None or fault.param in _JUDGED_INSIDE else None
 
 
 def largest(bounds: Iterable[tuple[str, float]]) -> int | None:

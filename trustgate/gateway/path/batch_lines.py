@@ -19,7 +19,7 @@ from trustgate.errors import InvalidRequest, TrustGateError
 from trustgate.gateway.api.batch_files import JudgedLine, is_like, with_line
 from trustgate.gateway.api.call import Call
 from trustgate.gateway.api.endpoints import ENDPOINTS, Endpoint
-from trustgate.gateway.api.members import misnamed
+from trustgate.gateway.api.member_names import misnamed
 from trustgate.gateway.api.object_ids import Kind, Work
 from trustgate.gateway.api.schemas import BatchedMessage, MessageBatchRequest
 from trustgate.gateway.path.profiling import applied, bounds_completion

@@ -17,7 +17,8 @@ import msgspec
 from trustgate.gateway.api.call import Call
 from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.large_body import LargeBody, in_reader
-from trustgate.gateway.api.members import BOUNDS, NESTED, Members, misnamed, plain, steers
+from trustgate.gateway.api.member_names import Members, misnamed, plain
+from trustgate.gateway.api.members import BOUNDS, NESTED, steers
 from trustgate.models.profiles import EFFORTS, MAX_TOKENS, lower_effort
 from trustgate.types import Profile, ProfileRules
 
