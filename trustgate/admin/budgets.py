@@ -10,9 +10,9 @@ from trustgate.access.budgets import Budgets
 from trustgate.access.spans import read_span
 from trustgate.admin.budget_counts import count_anew
 from trustgate.admin.budgeting import BudgetList, BudgetNames, BudgetPut, BudgetRemove, BudgetReport
+from trustgate.admin.checked import checked_name
 from trustgate.admin.context import AdminContext
 from trustgate.admin.own_keys import check_binds
-from trustgate.admin.tenants import checked_name
 from trustgate.errors import Conflict, InvalidRequest
 from trustgate.formats.written import INTEGER_MOST
 from trustgate.ids import new_id, now_us

@@ -197,6 +197,13 @@ class AdminContext:
         """Returns the tenant of this id or name, however its letters are composed. Raises ``NotFound``."""
         return self.directory.tenant(unicodedata.normalize("NFC", ref))
 
+    def living_tenant(self, ref: str) -> Tenant:
+        """As ``tenant``. Raises ``Conflict`` where it was removed, too."""
+        tenant = self.tenant(ref)
+        if tenant.status == "removed":
+            raise Conflict(f"The tenant {tenant.name!r} was removed.", hint=f"trustgate tenant restore {tenant.id}")
+        return tenant
+
     async def keep(self, *records: Record | PriceChange | PriceList | PseudonymKey) -> None:
         passports = [record for record in records if isinstance(record, Passport)]
         if passports and self._before_passports is not None:

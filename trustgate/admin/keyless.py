@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from trustgate.admin.commands import KeyCreate
 from trustgate.admin.context import AdminContext
+from trustgate.admin.keys import key_create
 from trustgate.admin.money import PaymentClose, PaymentOpen, TermsDetail
-from trustgate.admin.tenants import key_create
 from trustgate.errors import Conflict, NotFound
 from trustgate.ids import now_us
 from trustgate.types import PaymentTerms, Tenant
