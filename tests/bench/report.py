@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def document(measured: Measured, *, rounds: int, seconds: int, peers: dict[str, 
             "cores": os.cpu_count(),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         },
-        "versions": {"python": platform.python_version(), **versions, **peers},
+        "versions": {"python": _python(), **versions, **peers},
         "rounds": rounds,
         "seconds": seconds,
         "stream_chunks": STREAM_CHUNKS,
@@ -50,6 +51,12 @@ def document(measured: Measured, *, rounds: int, seconds: int, peers: dict[str, 
         "command_s": measured.command_s,
         "installed_mb": measured.installed_mb,
     }
+
+
+def _python() -> str:
+    """The interpreter's version, and whether it is the system's: one that was built by hand may lack optimisations."""
+    whose = "the system's build" if sys.base_prefix == "/usr" else "not the system's build"
+    return f"{platform.python_version()} ({whose})"
 
 
 def _processor() -> str:
