@@ -98,6 +98,22 @@ async def test_a_refund_that_was_broken_off_never_takes_a_balance_below_zero(pla
         assert (taken.change.receipt, taken.change.balance_nano_usd) == (note.receipt_id, 3 * CENT)
 
 
+async def test_a_refund_that_was_broken_off_takes_what_is_free_to_the_last(plane: Plane, acme: Tenant) -> None:
+    """What requests that run hold is not free."""
+    await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=3 * CENT))
+    await _left_by_a_crash(plane, acme, "out 1", -2 * CENT)
+    repeated = PaymentRefundCredit(tenant="acme", amount_nano_usd=2 * CENT, reference="out 1")
+    balances = (await plane.payment_service()).balances
+    hold = balances.hold(acme.id, CENT + 1)
+    assert hold is not None
+    with pytest.raises(Conflict, match="was broken off"):
+        await plane.admin.execute(repeated)
+    hold.settle(0)
+    assert balances.hold(acme.id, CENT) is not None
+    taken = await plane.admin.execute(repeated)
+    assert taken.change.balance_nano_usd == CENT
+
+
 async def test_a_refund_whose_receipt_a_crash_prevented_is_taken_once(plane: Plane, acme: Tenant) -> None:
     await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=5 * CENT))
     note = await _left_by_a_crash(plane, acme, "out 1", -2 * CENT)

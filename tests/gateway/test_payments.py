@@ -151,9 +151,9 @@ def test_a_stream_is_settled_after_its_first_piece_came_and_before_it_leaves(
     settles = len(market.facilitator.settles)
     with ThreadPoolExecutor() as pool:
 
-        def ask() -> tuple[int, str]:
+        def ask() -> tuple[int, list[str], str]:
             with customer.stream(customer.pay(challenge)) as answer:
-                return answer.status_code, answer.read().decode()
+                return answer.status_code, answer.headers.get_list("cache-control"), answer.read().decode()
 
         answering = pool.submit(ask)
         first.wait_reached()
@@ -162,8 +162,8 @@ def test_a_stream_is_settled_after_its_first_piece_came_and_before_it_leaves(
         market.facilitator.wait_for_settles(settles + 1)
         assert not answering.done()
         settle.open()
-        status, text = answering.result()
-    assert status == 200
+        status, cache_control, text = answering.result()
+    assert (status, cache_control) == (200, ["private, no-store"])
     assert text.endswith("data: [DONE]\n\n")
     [receipt] = customer.receipts()
     assert receipt["stream"]

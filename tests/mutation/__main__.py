@@ -372,10 +372,14 @@ class _Tests:
         self._points = reach.points_of_lines(ROOT / "trustgate", files)
         self._most_s = most_s
 
-    def of(self, file: str, mutant: Mutant) -> list[reach.Reach]:
-        """Of the tests named for the file those that reach the mutant, the quickest first."""
+    def of(self, file: str, mutant: Mutant) -> tuple[list[reach.Reach], int]:
+        """Returns the tests to be run, the quickest first, and how many of those named for the file reach the mutant.
+
+        Those that are left out would take too long: a mutant that survives some of them may not survive all.
+        """
         named = [one for one in self._reaches if one.file in TESTS[file]]
-        return reach.choose(named, self._points[file].get(mutant.line, frozenset()), self._most_s)
+        points = self._points[file].get(mutant.line, frozenset())
+        return reach.choose(named, points, self._most_s), sum(bool(one.points & points) for one in named)
 
 
 def _record(copies: SimpleQueue[_Copy], jobs: int, files: set[str], records: Path, program: str) -> bool:
@@ -400,7 +404,7 @@ def _record(copies: SimpleQueue[_Copy], jobs: int, files: set[str], records: Pat
 
 
 def _try(copies: SimpleQueue[_Copy], tests: _Tests, file: str, mutant: Mutant) -> Result:
-    chosen = tests.of(file, mutant)
+    chosen, reaching = tests.of(file, mutant)
     started = time.monotonic()
     outcome = "unreached"
     if chosen:
@@ -416,7 +420,7 @@ def _try(copies: SimpleQueue[_Copy], tests: _Tests, file: str, mutant: Mutant) -
             copies.put(copy)
     result = Result(file, mutant, outcome, time.monotonic() - started)
     if outcome in _SURVIVED:
-        print(f"{outcome.upper():9}  {_line(file, mutant)}  ({len(chosen)} tests)", flush=True)
+        print(f"{outcome.upper():9}  {_line(file, mutant)}  ({len(chosen)} of {reaching} tests)", flush=True)
     return result
 
 
