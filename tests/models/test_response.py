@@ -198,6 +198,20 @@ async def test_what_differs_from_a_known_head_is_read_as_if_none_were_known(
         assert server.connections == (1 if serves_again else 2)
 
 
+@pytest.mark.parametrize("line_end", [b"\n\n", b"\n\r\n"], ids=["LF LF", "LF CRLF"])
+async def test_a_blank_line_of_a_body_does_not_end_a_head_that_ended_with_lf(line_end: bytes) -> None:
+    head = HEAD + b"Content-Length: %d\r\nX-Name: value" + line_end
+    begin = b"the same\r\n\r\n"
+    bodies = [begin + rest for rest in (b"one", b"two", b"nineteen")]
+    # As long as its own beginning, with as much behind it: a head that reached into the body has the rest as a body.
+    cut = head % len(begin) + begin + b"x" * len(begin)
+    async with served(*([head % len(body) + body] for body in bodies), [cut]) as (server, network):
+        for body in bodies:
+            assert await read(await ask(server, network)) == body
+        assert await read(await ask(server, network)) == begin
+        assert server.connections == 1
+
+
 async def test_a_known_head_that_comes_without_all_of_its_body_is_read_to_its_end() -> None:
     answer = with_length(b"hello")
     cuts = [[answer[:at], answer[at:]] for at in range(1, len(answer))]

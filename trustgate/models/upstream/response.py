@@ -425,6 +425,10 @@ class Reader:
             return
         if {**last, b"content-length": length} != fields:
             return
+        if head.count(b"\n") != head.count(b"\r\n"):
+            # llhttp reads a line that ends with LF alone: its head may have ended before this one, which is then part
+            # of the body too.
+            return
         found = _LENGTH.search(head)
         if found is not None:
             self._known = _KnownHead(head, found, response.status_code, fields)
