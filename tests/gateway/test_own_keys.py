@@ -274,6 +274,8 @@ def test_a_made_key_ends_with_its_maker_also_where_that_is_decided_later(maker: 
         ({"name": ""}, "invalid_request"),
         ({"name": "x" * 65}, "invalid_request"),
         ({"name": 1}, None),
+        ({"models": []}, "invalid_request"),
+        ({"features": []}, "invalid_request"),
         ({"endpoints": ["teleport"]}, "invalid_request"),
         ({"limits": {"requests_per_day": -1}}, "invalid_request"),
         ({"limits": {"requests_per_day": 1.5}}, "invalid_request"),

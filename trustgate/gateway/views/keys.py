@@ -180,6 +180,11 @@ def _read(body: bytes) -> KeyChange:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest("The body is not JSON.", code="invalid_json") from None
     scopes = {name: getattr(asked, name) for name in ("models", "endpoints", "features")}
+    for name, globs in scopes.items():
+        if globs == []:  # a program's empty default, most often: a key that may call nothing helps no tenant
+            raise InvalidRequest(
+                f"{name} is an empty list.", hint="Leave it out for all that your key has.", param=name
+            )
     return KeyChange(
         name=None if asked.name is UNSET else asked.name,
         limits={} if asked.limits is UNSET else dict(_limit(name, value) for name, value in asked.limits.items()),
