@@ -96,6 +96,25 @@ async def test_what_is_no_command_is_refused(guarded: httpx.AsyncClient, body: b
     assert "same version" in answer.json()["hint"]
 
 
+@pytest.mark.parametrize(
+    ("command", "member"),
+    [
+        ({"type": "receipt.list", "since_us": 2**63}, "since_us"),
+        ({"type": "receipt.list", "before_seq": -(2**63)}, "before_seq"),
+        ({"type": "receipt.list", "status": [400, 2**15]}, "status"),
+        ({"type": "usage.show", "until_us": 10**30}, "until_us"),
+        ({"type": "key.create", "tenant": "acme", "expires_in_s": 2**63}, "expires_in_s"),
+    ],
+)
+async def test_a_number_that_no_column_holds_is_refused_by_name(
+    guarded: httpx.AsyncClient, plane: Plane, command: dict[str, Any], member: str
+) -> None:
+    await plane.admin.execute(TenantAdd(name="acme"))
+    answer = await guarded.post(PATH, json=command, headers={"authorization": f"Bearer {ADMIN_KEY}"})
+    assert answer.status_code == 400, answer.text
+    assert member in answer.json()["error"]["message"]
+
+
 async def test_a_credit_that_is_sent_again_with_its_idempotency_key_counts_once(
     guarded: httpx.AsyncClient, plane: Plane
 ) -> None:

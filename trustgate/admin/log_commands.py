@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -29,6 +29,8 @@ class ReceiptDetail(msgspec.Struct, frozen=True, kw_only=True):
 
 # the books
 
+_Status = Annotated[int, msgspec.Meta(ge=0, le=999)]
+
 
 class UsageShow(Command[tuple[UsageRow, ...]], frozen=True, kw_only=True, tag="usage.show"):
     by: UsageGroup = "day"
@@ -44,7 +46,7 @@ class ReceiptList(Command[tuple[ReceiptDetail, ...]], frozen=True, kw_only=True,
     tenant: str | None = None
     key: str | None = None
     model: str | None = None
-    status: tuple[int, int] | None = None
+    status: tuple[_Status, _Status] | None = None
     finish: Finish | None = None
     since_us: int | None = None
     until_us: int | None = None

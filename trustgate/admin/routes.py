@@ -40,6 +40,8 @@ PATH = "/admin/v1/execute"
 FEED_PATH = "/admin/v1/feed"
 
 _MAX_COMMAND_BYTES = 64 * 1024 * 1024
+#: What a column of the database holds at most.
+_MOST_NUMBER = 2**63 - 1
 
 _logger = logging.getLogger("trustgate.admin")
 _decode = msgspec.json.Decoder(reduce(or_, COMMANDS)).decode
@@ -106,11 +108,16 @@ async def _command(request: Request, decode: Callable[[bytes], T]) -> T:
         if len(body) > _MAX_COMMAND_BYTES:
             raise RequestTooLarge(f"A command is at most {_MAX_COMMAND_BYTES} bytes.")
     try:
-        return decode(bytes(body))
+        command = decode(bytes(body))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(
             f"Unknown command: {error}.", hint="Use the same version of TrustGate for the command line and the server."
         ) from None
+    for name, value in msgspec.structs.asdict(command).items():
+        # A database would refuse it as a fault of its own, or find nothing.
+        if isinstance(value, int) and not -_MOST_NUMBER <= value <= _MOST_NUMBER:
+            raise InvalidRequest(f"{name} is out of range: at most 2^63 - 1 either way.", param=name)
+    return command
 
 
 def _named(command: T, key: str) -> T:
