@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
 from tests.conftest import GatewayFactory
+from tests.support.gateway import Gateway
+from tests.support.processes import PATIENCE_S, clean_environment
+from trustgate.admin import server_state
 from trustgate.admin.server_state import ServerStateFile
 from trustgate.cli import context
 from trustgate.errors import StoreLocked
@@ -54,13 +61,52 @@ def test_a_command_waits_for_a_server_that_starts_and_goes_on_when_that_was_kill
     assert "acme" in gateway.cli("tenant", "list").stdout
 
 
+@pytest.mark.parametrize("ends", [False, True], ids=["and serves", "and can be stopped"])
+def test_a_server_that_starts_while_a_command_has_the_database_waits_for_it(home: Gateway, *, ends: bool) -> None:
+    home.make_home()
+    # How long one may have the database is for people to choose: here it takes as long as the machine is busy.
+    patient = (
+        f"import trustgate.admin.server_state as s; s._LOCK_TIMEOUT_S = s._TURNS_TIMEOUT_S = {PATIENCE_S}; "
+        "from trustgate.__main__ import main; main()"
+    )
+    start = [sys.executable, "-c", patient, "--home", str(home.home), "serve", "--port", "0"]
+    path = home.home / "trustgate.duckdb"
+    database = contextlib.ExitStack()
+    database.enter_context(hold_database(path))
+    with database, subprocess.Popen(start, env=clean_environment(), stdout=PIPE, stderr=PIPE, text=True) as server:
+        try:
+            assert server.stdout
+            assert server.stderr
+            assert f"waiting: The database {path} is in use by process {os.getpid()}" in server.stderr.readline()
+            if ends:
+                server.send_signal(signal.SIGTERM)
+            else:
+                database.close()
+                assert server.stdout.readline().startswith("TrustGate is ready at ")
+                server.send_signal(signal.SIGTERM)
+            assert server.wait(PATIENCE_S) == 0
+            assert server.stdout.read() == ""
+        finally:
+            server.kill()
+
+
+async def test_a_server_that_starts_leaves_the_word_of_one_that_stops(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=PIPE) as other:
+        (tmp_path / "server.state").write_text(f"{other.pid} stopping")
+        ServerStateFile(tmp_path).write("starting")
+        assert (tmp_path / "server.state").read_text() == f"{other.pid} stopping"
+        other.kill()
+    ServerStateFile(tmp_path).write("starting")
+    assert (tmp_path / "server.state").read_text() == f"{os.getpid()} starting"
+
+
 @pytest.mark.parametrize("state", ["starting", "stopping"])
 async def test_what_is_waited_for_in_vain_is_told(
     monkeypatch: pytest.MonkeyPatch, make_gateway: GatewayFactory, state: str
 ) -> None:
     gateway = make_gateway()
     gateway.add_tenant("acme")
-    monkeypatch.setattr(context, "_CHANGE_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(server_state, "_CHANGE_TIMEOUT_S", 0.0)
     file = ServerStateFile(gateway.home)
     file.write("starting" if state == "starting" else "stopping")
     with hold_database(gateway.home / "trustgate.duckdb"), pytest.raises(StoreLocked, match=f"is {state}") as caught:

@@ -165,7 +165,7 @@ def test_many_commands_without_a_server_take_turns(home: Gateway) -> None:
     home.make_home()
     # How long one may have the database is for people to choose: here it takes as long as the machine is busy.
     patient = (
-        f"import trustgate.cli.context as c; c._LOCK_TIMEOUT_S = c._TURNS_TIMEOUT_S = {PATIENCE_S}; "
+        f"import trustgate.admin.server_state as c; c._LOCK_TIMEOUT_S = c._TURNS_TIMEOUT_S = {PATIENCE_S}; "
         "from trustgate.__main__ import main; main()"
     )
     command = [sys.executable, "-c", patient, "--home", str(home.home), "tenant", "add"]

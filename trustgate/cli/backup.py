@@ -9,8 +9,9 @@ import typer
 
 from trustgate.admin.commands import Admin, Status
 from trustgate.admin.log_commands import Backup, BackupMade, Compact
+from trustgate.admin.server_state import socket_answers
 from trustgate.cli import render
-from trustgate.cli.context import JsonOption, execute, session, socket_answers, with_admin
+from trustgate.cli.context import JsonOption, execute, session, with_admin
 from trustgate.cli.output import STDOUT, Sink, sink
 from trustgate.errors import Conflict, InvalidRequest
 from trustgate.settings import remote_server

@@ -39,9 +39,10 @@ from trustgate.admin.log_commands import AnchorStatus, ArchiveList
 from trustgate.admin.model_commands import PassportList
 from trustgate.admin.money import PaymentCheck, PaymentFinding, PriceCheck
 from trustgate.admin.profiling import ProfileList, ProfileState
+from trustgate.admin.server_state import socket_answers
 from trustgate.admin.subscriptions import NotifyList
 from trustgate.cli import render
-from trustgate.cli.context import Session, open_here, remote_admin, socket_answers
+from trustgate.cli.context import Session, open_here, remote_admin
 from trustgate.cli.version import versions
 from trustgate.errors import TrustGateError
 from trustgate.net.addresses import is_loopback

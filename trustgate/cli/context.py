@@ -11,8 +11,6 @@ starts or stops, for longer.
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -23,7 +21,7 @@ import typer
 
 from trustgate.admin.commands import Admin, Command, Feed, Look, Reload, Write
 from trustgate.admin.consoling import ConsoleEnd, ConsoleOpen
-from trustgate.admin.server_state import explain_lock
+from trustgate.admin.server_state import LOCK_POLL_S, LockPatience, socket_answers
 from trustgate.errors import Conflict, HomeUnusable, StoreLocked
 from trustgate.settings import RemoteServer, Settings, load_settings, remote_server
 
@@ -32,15 +30,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-#: How long to wait for one process that has the database, for a server that starts or stops, and for many that take
-#: turns.
-_LOCK_TIMEOUT_S = 3.0
-_CHANGE_TIMEOUT_S = 30.0
-_TURNS_TIMEOUT_S = 60.0
-#: What is waited for is told after this time.
-_PATIENCE_S = 1.5
-_LOCK_POLL_S = 0.05
-_SOCKET_TIMEOUT_S = 2.0
 
 #: Commands that make a home where there is none: those that add something, or change what each home begins with.
 _MAKES_HOME = frozenset(
@@ -117,8 +106,7 @@ def with_admin(context: typer.Context, work: Callable[[Admin], Awaitable[R]], *,
 
 async def open_admin(settings: Settings, *, copied: bool = False) -> Admin:
     """Raises ``StoreLocked`` when another process has the database and does not answer on the socket."""
-    began = time.monotonic()
-    deadline, holder, told = began + _LOCK_TIMEOUT_S, "", False
+    patience = LockPatience(settings.home, lambda what: typer.echo(f"Waiting for it: {what}", err=True))
     while True:
         server = _server(settings)
         if server is not None:
@@ -126,18 +114,8 @@ async def open_admin(settings: Settings, *, copied: bool = False) -> Admin:
         try:
             return await (open_copied(settings) if copied else open_here(settings))
         except StoreLocked as error:
-            now = time.monotonic()
-            changing = explain_lock(settings.home, error)
-            problem = changing or error
-            if problem.message != holder:  # commands take turns: this is another one, which ends soon, too
-                least_s = _LOCK_TIMEOUT_S if changing is None else _CHANGE_TIMEOUT_S
-                holder, deadline = problem.message, min(now + least_s, began + _TURNS_TIMEOUT_S)
-            if now > deadline:
-                raise problem from error
-            if now > began + _PATIENCE_S and not told:
-                told = True
-                typer.echo(f"Waiting for it: {problem.message}", err=True)
-        time.sleep(_LOCK_POLL_S)  # noqa: ASYNC251 - nothing else runs in this loop
+            patience.check(error)
+        time.sleep(LOCK_POLL_S)  # noqa: ASYNC251 - nothing else runs in this loop
 
 
 def _server(settings: Settings) -> RemoteAdmin | None:
@@ -231,16 +209,3 @@ def public_address(settings: Settings, address: str) -> str:
     address = address or f"http://{settings.serve.host}:{settings.serve.port}"
     # 0.0.0.0 is not an address that a client could use.
     return address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-
-
-def socket_answers(settings: Settings) -> bool:
-    """Returns whether a server accepts connections on the admin socket. Raises ``HomeUnusable`` where others could."""
-    settings.check_socket_folder()
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with contextlib.closing(probe):
-        probe.settimeout(_SOCKET_TIMEOUT_S)
-        try:
-            probe.connect(str(settings.socket))
-        except OSError:
-            return False
-    return True

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 import typer
 from msgspec.structs import replace
 
+from trustgate.admin.server_state import socket_answers
 from trustgate.cli import render
-from trustgate.cli.context import JsonOption, session, socket_answers, with_admin
+from trustgate.cli.context import JsonOption, session, with_admin
 from trustgate.cli.serve import ServeFlags, with_serve_flags
 from trustgate.cli.settings_file import settings_file_exists, settings_file_text, write_settings_file
 from trustgate.errors import InvalidRequest

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from trustgate.admin.commands import Status
+from trustgate.admin.server_state import socket_answers
 from trustgate.cli import render
-from trustgate.cli.context import JsonOption, execute, session, socket_answers
+from trustgate.cli.context import JsonOption, execute, session
 from trustgate.errors import Conflict, InvalidRequest, SettingsError
 from trustgate.settings import check_values, remote_server
 

@@ -7,8 +7,9 @@ from typing import Any
 import typer
 
 from trustgate.admin.commands import Reload
+from trustgate.admin.server_state import socket_answers
 from trustgate.cli import render
-from trustgate.cli.context import JsonOption, execute, session, socket_answers
+from trustgate.cli.context import JsonOption, execute, session
 from trustgate.cli.options import option, with_options
 from trustgate.errors import StoreLocked
 from trustgate.settings import Settings

@@ -24,7 +24,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from trustgate.admin.server_state import ServerStateFile
+from trustgate.admin.server_state import LOCK_POLL_S, LockPatience, ServerStateFile, socket_answers
 from trustgate.admin.staged import clean_up
 from trustgate.errors import StoreLocked
 from trustgate.http.sockets import address_of, listen_admin, listen_public
@@ -147,9 +147,7 @@ async def serve(
     jobs = [asyncio.ensure_future(job) for job in (beat_for_ever(overseer), _on_stop(stop, stopping, overseer, state))]
     try:
         settings.make_home()
-        if state is not None:
-            state.write("starting")
-        await _serve(settings, load, stop, observer, inherited, overseer, stopping)
+        await _serve(settings, load, stop, observer, inherited, overseer, stopping, state)
     finally:
         if state is not None:
             state.remove()
@@ -178,12 +176,13 @@ async def _serve(
     inherited: Inherited | None,
     overseer: Overseer,
     stopping: Stopping,
+    state: ServerStateFile | None,
 ) -> None:
     _check_secrets(settings)
     files = settings.tls_files()
     certificate = None if files is None else Certificate(*files)
     async with contextlib.AsyncExitStack() as stack:
-        store = await _open_store(settings, stop, overseer)
+        store = await _open_store(settings, stop, overseer, state)
         if store is None:
             return
         stack.push_async_callback(stopping.close, "the database", None, store.close)
@@ -294,12 +293,18 @@ def _check_secrets(settings: Settings) -> None:
         check_installed()
 
 
-async def _open_store(settings: Settings, stop: asyncio.Event, overseer: Overseer) -> Store | None:
+async def _open_store(
+    settings: Settings, stop: asyncio.Event, overseer: Overseer, state: ServerStateFile | None
+) -> Store | None:
     """Open the database; a spare (``serve.wait``) waits until no other process has it.
+
+    A command may have it, or a server that stops: that is waited for, as commands wait.
 
     Returns:
         None where ``stop`` came first.
     """
+    if state is not None:
+        return await _open_soon(settings, stop, state)
     if not settings.serve.wait:
         return await _open(settings)
     turn = None
@@ -322,6 +327,21 @@ async def _open_store(settings: Settings, stop: asyncio.Event, overseer: Oversee
             overseer.ready(f"Waiting: {why}")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
+    return None
+
+
+async def _open_soon(settings: Settings, stop: asyncio.Event, state: ServerStateFile) -> Store | None:
+    patience = LockPatience(settings.home, lambda what: _logger.info("waiting: %s", what))
+    while not stop.is_set():
+        state.write("starting")
+        try:
+            return await _open(settings)
+        except StoreLocked as error:
+            if socket_answers(settings):
+                raise
+            patience.check(error)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), LOCK_POLL_S)
     return None
 
 
