@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from tests.support.entries import make_entries
-from trustgate.errors import SettingsError, StoreDamaged
+from trustgate.errors import HomeUnusable, SettingsError, StoreDamaged
 from trustgate.receipts.checkpoint import open_checkpoint
 from trustgate.receipts.publisher import Publisher
 from trustgate.receipts.tree import Tree
@@ -197,6 +197,17 @@ async def test_a_checkpoint_that_cannot_be_written_is_not_shown(home: Home) -> N
     (home.folder / "checkpoint.new").rmdir()
     await publisher.renew()
     assert publisher.checkpoint.size == 2
+
+
+async def test_a_start_whose_checkpoint_cannot_be_written_names_the_checkpoint(home: Home) -> None:
+    await home.open()
+    await home.close()
+    await home.add(*make_entries(1, 2))
+    (home.folder / "checkpoint.new").mkdir()
+
+    with pytest.raises(HomeUnusable, match="The log's checkpoint cannot be written: Is a directory") as refused:
+        await home.open()
+    assert "Free some space on the disk of the home folder" in (refused.value.hint or "")
 
 
 async def test_who_leaves_while_it_is_written_does_not_let_another_write_beside_it(

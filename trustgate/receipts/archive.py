@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
-from trustgate.errors import HomeUnusable
 from trustgate.receipts.bundle import Label, make_bundle
-from trustgate.receipts.checkpoint import Checkpoint
+from trustgate.receipts.checkpoint import Checkpoint, unwritable_checkpoint
 from trustgate.receipts.note import VerifierKey
 from trustgate.receipts.proof import InclusionProof, format_proof
 from trustgate.receipts.receipt import salt
@@ -85,10 +84,7 @@ class Archive:
         try:
             return await self._publisher.renew()
         except OSError as error:
-            raise HomeUnusable(
-                f"The log's checkpoint cannot be written: {error.strerror or error}.",
-                hint="Free some space on the disk of the home folder, and check who owns the file checkpoint.",
-            ) from error
+            raise unwritable_checkpoint(error) from error
 
     async def tile(self, tile: TileId, width: int) -> bytes | None:
         """Returns a tile as published: nothing beyond the last checkpoint. None where there is no such tile."""

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from trustgate.errors import VerificationFailed
+from trustgate.errors import HomeUnusable, VerificationFailed
 from trustgate.receipts.logkey import LogKey
 from trustgate.receipts.merkle import HASH_BYTES, MAX_SIZE
 from trustgate.receipts.note import VerifierKey, decode_base64, encode_base64, is_note_text, parse_note, verify_note
@@ -95,3 +95,11 @@ def parse_decimal(text: str) -> int | None:
         return None
     number = int(text)
     return number if number <= MAX_SIZE else None
+
+
+def unwritable_checkpoint(error: OSError) -> HomeUnusable:
+    """Returns the error for a checkpoint that cannot be kept in the home folder."""
+    return HomeUnusable(
+        f"The log's checkpoint cannot be written: {error.strerror or error}.",
+        hint="Free some space on the disk of the home folder, and check who owns the file checkpoint.",
+    )

@@ -19,7 +19,7 @@ from pathlib import Path
 from trustgate.errors import HomeUnusable, SettingsError, StoreDamaged, VerificationFailed
 from trustgate.formats.durable import write_durably
 from trustgate.ids import now_us
-from trustgate.receipts.checkpoint import Checkpoint, reopen_checkpoint, sign_checkpoint
+from trustgate.receipts.checkpoint import Checkpoint, reopen_checkpoint, sign_checkpoint, unwritable_checkpoint
 from trustgate.receipts.logkey import LogKey, create_log_key, load_log_key
 from trustgate.receipts.note import VerifierKey
 from trustgate.receipts.tree import Tree
@@ -67,7 +67,10 @@ class Publisher:
             if names:
                 _logger.warning("the log goes on under another name: %s", key.name)
             await store.put(LogName(vkey=str(key.verifier), created_us=now_us()))
-        await publisher.renew()
+        try:
+            await publisher.renew()
+        except OSError as error:
+            raise unwritable_checkpoint(error) from error
         return publisher
 
     @property
