@@ -219,7 +219,7 @@ complete -c trustgate -n '__trustgate_in \'trustgate key show\'' -l json -d 'Pri
 complete -c trustgate -n '__trustgate_in \'trustgate key show\' 0' -a '(__trustgate_values key)'
 complete -c trustgate -n '__trustgate_in \'trustgate key set\'' -l help -s h -d 'Show this message and exit.'
 complete -c trustgate -n '__trustgate_in \'trustgate key set\'' -l name -x -d 'A new name'
-complete -c trustgate -n '__trustgate_in \'trustgate key set\'' -l expires -x -d 'Expires after 30d, 24h, 90m … from now, at 2027-01-31 (0:00 UTC), or never'
+complete -c trustgate -n '__trustgate_in \'trustgate key set\'' -l expires -x -d 'Expires after 30d, 24h, 90m … from now, at 2027-01-31 (0:00 UTC); none: it never expires'
 complete -c trustgate -n '__trustgate_in \'trustgate key set\'' -l requests-per-minute -x -d 'Requests a minute'
 complete -c trustgate -n '__trustgate_in \'trustgate key set\'' -l requests-per-day -x -d 'Requests a day'
 complete -c trustgate -n '__trustgate_in \'trustgate key set\'' -l requests-per-month -x -d 'Requests a month'

@@ -342,7 +342,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--name|any|A new name',
-            '--expires|any|Expires after 30d, 24h, 90m … from now, at 2027-01-31 (0:00 UTC), or never',
+            '--expires|any|Expires after 30d, 24h, 90m … from now, at 2027-01-31 (0:00 UTC); none: it never expires',
             '--requests-per-minute|any|Requests a minute',
             '--requests-per-day|any|Requests a day',
             '--requests-per-month|any|Requests a month',

@@ -37,7 +37,7 @@ def test_a_key_is_changed_and_what_is_not_given_stays(either_home: Gateway) -> N
     assert either_home.cli_json("key", "show", key["id"])["key"] == lifted
 
 
-def test_an_expiry_is_a_span_a_date_or_never(either_home: Gateway) -> None:
+def test_an_expiry_is_a_span_a_date_or_none(either_home: Gateway) -> None:
     day = (datetime.now(UTC) + timedelta(days=400)).date()
     at_us = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
     key = _key(either_home, "expiring", "--expires", day.isoformat())
@@ -45,7 +45,7 @@ def test_an_expiry_is_a_span_a_date_or_never(either_home: Gateway) -> None:
     before_us = time.time_ns() // 1000
     soon = either_home.cli_json("key", "set", key["id"], "--expires", "2d")["key"]
     assert before_us <= soon["expires_us"] - 2 * _DAY_US <= time.time_ns() // 1000
-    assert either_home.cli_json("key", "set", key["id"], "--expires", "never")["key"]["expires_us"] is None
+    assert either_home.cli_json("key", "set", key["id"], "--expires", "none")["key"]["expires_us"] is None
     new = either_home.cli_json("key", "rotate", key["id"], "--grace", day.isoformat())["key"]
     assert new["expires_us"] is None
     assert either_home.cli_json("key", "show", key["id"])["key"]["expires_us"] == at_us

@@ -24,7 +24,7 @@ EXAMPLES: list[tuple[str, dict[str, str]]] = [
     ("tenant.credit", {"tenant": "acme", "add": "5.00", "reference": "invoice 7"}),
     ("key.create", {"tenant": "acme", "name": "ci", "expires": "30d", "requests_per_minute": "60"}),
     ("key.create", {"tenant": "acme", "expires": "2099-01-31", "cost_nano_usd_per_month": "9.5", "models": "a, o*"}),
-    ("key.set", {"key": "key_1", "name": "n", "expires": "never", "tokens_per_day": "none", "end_users": "none"}),
+    ("key.set", {"key": "key_1", "name": "n", "expires": "none", "tokens_per_day": "none", "end_users": "none"}),
     ("key.set", {"key": "key_1", "expires": "24h", "features": "tools,vision", "parameters": "none"}),
     ("key.rotate", {"key": "key_1", "grace": "24h"}),
     ("plan.add", {"plan": "gold", "like": "pro", "on_disconnect": "drain", "unpriced_models": "allow"}),

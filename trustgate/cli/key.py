@@ -150,9 +150,9 @@ def set_(
     expires: Annotated[
         Maybe | None,
         typer.Option(
-            metavar="SPAN|DATE|never",
-            parser=values.moment_or_never,
-            help="Expires after 30d, 24h, 90m … from now, at 2027-01-31 (0:00 UTC), or never.",
+            metavar="SPAN|DATE|none",
+            parser=values.moment_or_none,
+            help="Expires after 30d, 24h, 90m … from now, at 2027-01-31 (0:00 UTC); none: it never expires.",
         ),
     ] = None,
     json: JsonOption = False,

@@ -94,8 +94,8 @@ def absolute(path: str | None) -> str | None:
 # times
 
 
-def moment_or_never(text: str) -> Maybe:
-    return Maybe(None if text.lower() == "never" else moment(text))
+def moment_or_none(text: str) -> Maybe:
+    return _or_none(text, moment)
 
 
 def written_span(span: str) -> str:

@@ -134,8 +134,8 @@ _KEY = Field("key", "Key", required=True, help="Its id, or its shortened form: t
 _EXPIRES = Field("expires", "Expires", "--expires", notation.moment, help="30d, 24h, or 2027-01-31", example="30d")
 
 
-def _moment_or_never(text: str) -> Any:
-    return NONE if text.lower() == "never" else notation.moment(text)
+def _moment_or_none(text: str) -> Any:
+    return NONE if notation.is_none(text) else notation.moment(text)
 
 
 def _key_create(given: Given) -> Command[Any]:
@@ -186,7 +186,7 @@ KEY_ACTIONS = {
         (
             _KEY,
             Field("name", "New name", "--name"),
-            _EXPIRES._replace(read=_moment_or_never, help="30d, 24h, 2027-01-31, or never"),
+            _EXPIRES._replace(read=_moment_or_none, help="30d, 24h, 2027-01-31; none: it never expires"),
             *ALLOWED,
         ),
         _key_set,
