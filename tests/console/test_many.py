@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import httpx
+import msgspec
 
 from tests.conftest import GatewayFactory
 from tests.console.test_threats import sign_in
@@ -14,7 +15,7 @@ from trustgate.access.budget_counter import BudgetStanding
 from trustgate.console import directory, usage
 from trustgate.console.view import CHOICES_MOST
 from trustgate.store import UsageRow, open_store
-from trustgate.types import Tenant
+from trustgate.types import Budget, Tenant
 
 
 async def _add_tenants(home: Path, count: int) -> None:
@@ -84,6 +85,18 @@ def _standing(subject: str, used: int) -> BudgetStanding:
 
 
 def test_of_many_budgets_those_are_shown_of_which_most_is_used() -> None:
-    text = str(directory._standings([_standing(f"ten_{n}", n) for n in range(600)], {}))
+    text = str(directory._standings([_standing(f"ten_{n}", n) for n in range(600)], {}, ()))
     assert "500 of 600: those of which most is used" in text
     assert text.index("ten_599<") < text.index("ten_100<") and "ten_99<" not in text
+
+
+def test_a_budget_that_each_tenant_has_and_none_has_used_is_not_called_shared() -> None:
+    budget = Budget(
+        id="budget_1", name="each", unit="requests", amount=1000, span="6h", tenants=("ten_1",), each="tenant"
+    )
+    unused = _standing("", 0)
+    of_each = str(directory._standings([unused], {}, [budget]))
+    assert "each tenant" in of_each and "shared" not in of_each and "never" not in of_each
+    total = msgspec.structs.replace(unused, span="total")
+    of_all = str(directory._standings([total], {}, [msgspec.structs.replace(budget, each="all")]))
+    assert "shared" in of_all and "never" in of_all

@@ -114,7 +114,7 @@ async def tenant(view: View, ref: str) -> Shown:
         heading("Keys", level=2, beside=do("Create a key", "key.create", tenant=found.id)),
         _keys_table(detail.keys),
         heading("Budgets that it draws on", level=2, beside=do("Add a budget", "budget.add", for_tenant=found.id)),
-        _standings(budgets.standings, budgets.names),
+        _standings(budgets.standings, budgets.names, budgets.budgets),
         tag("h2", None, f"The last {_DAYS} days"),
         usage_by_day(days, since_us),
         heading("Latest requests", level=2, beside=link("All receipts", "receipts", tenant=found.id)),
@@ -319,7 +319,7 @@ async def budgets(view: View) -> Shown:
             text=lambda b: f"{b.name} {b.id} {for_whom(b, report.names)}",
         ),
         tag("h2", None, "Where they stand"),
-        _standings(report.standings, report.names),
+        _standings(report.standings, report.names, report.budgets),
     )
     return Shown("Budgets", body)
 
@@ -333,21 +333,22 @@ def _budget_buttons(budget: Budget) -> Html:
     )
 
 
-def _standings(standings: Sequence[BudgetStanding], named: Mapping[str, str]) -> Html:
+def _standings(standings: Sequence[BudgetStanding], named: Mapping[str, str], budgets: Sequence[Budget]) -> Html:
+    each = {budget.id: f"each {budget.each.replace('_', ' ')}" for budget in budgets if budget.each != "all"}
     shown = standings
     if len(standings) > _STANDINGS_MOST:
         shown = sorted(standings, key=lambda each: -(each.used + each.held) / (each.amount or 1))[:_STANDINGS_MOST]
     rows = [
         (
-            each.name,
-            named.get(each.subject, each.subject) or "all together",
-            amount(each.unit, each.used),
-            amount(each.unit, each.held),
-            amount(each.unit, each.left),
-            _meter(each),
-            when(each.resets_us) if each.resets_us else "never",
+            standing.name,
+            named.get(standing.subject, standing.subject) or each.get(standing.budget, "shared"),
+            amount(standing.unit, standing.used),
+            amount(standing.unit, standing.held),
+            amount(standing.unit, standing.left),
+            _meter(standing),
+            "never" if standing.span == "total" else when(standing.resets_us),
         )
-        for each in shown
+        for standing in shown
     ]
     titles = heads("Budget", "Whose", ">Used", ">Held", ">Left", "Share used", "Resets")
     return join(
