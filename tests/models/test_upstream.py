@@ -744,8 +744,14 @@ async def test_keys_in_files_are_read_aside_where_a_request_is_the_first_to_need
     assert target.upstream.credential is None
     with pytest.raises(Unavailable):
         targets.headers(profile)
+    meanwhile = [asyncio.ensure_future(targets.read_files([], profile)) for _ in range(2)]
+    meanwhile.append(asyncio.ensure_future(targets.read_files([target], None)))
+    await asyncio.sleep(0)
+    are_over = [each.done() for each in meanwhile]
+    meanwhile[0].cancel()
     answers.set()
-    await reading
+    assert not any(are_over), "each request that needs them waits"
+    await asyncio.gather(reading, *meanwhile[1:])
     assert (str(target.upstream.credential), target.upstream.healthy) == (SECRET, None)
     assert targets.headers(profile) == [("x-team", SECRET, ""), ("x-app", "a", "")]
     await targets.read_files([target], profile)

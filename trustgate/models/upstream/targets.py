@@ -119,6 +119,8 @@ class Targets:
         self._own: dict[tuple[str, str | None, str | None], tuple[Passport, float]] = {}
         #: The secrets of profiles' headers, by variable and file; None: it cannot be read, or is not read yet.
         self._secrets: dict[tuple[str | None, str | None], str | None] = {}
+        #: What reads secrets of them for the first time; each is there until that was waited for.
+        self._first_readings: dict[tuple[str | None, str | None], asyncio.Future[None]] = {}
         #: What reads files that were not read before.
         self.readings: set[asyncio.Future[None]] = set()
 
@@ -254,19 +256,25 @@ class Targets:
     async def read_files(self, targets: Sequence[Target], profile: Profile | None) -> None:
         """Wait a moment for the files with keys that targets and a profile's headers need, as far as none was read.
 
-        A key that takes longer is as one that cannot be read, until it is.
+        A key that takes longer is as one that cannot be read, until it is. Requests that come meanwhile wait too.
         """
         upstreams = {id(each.upstream): each.upstream for each in targets if each.upstream.reading is not None}
         unread = [each.reading for each in upstreams.values() if each.reading is not None]
+        secrets = []
         for value in () if profile is None else profile.rules.headers.values():
             key = value.env, value.file
             if value.file is not None and key not in self._secrets:
                 self._secrets[key] = None
-                unread += self._read_aside(partial(self._read_secret, key))
+                [self._first_readings[key]] = self._read_aside(partial(self._read_secret, key))
+            if key in self._first_readings:
+                secrets.append(key)
+                unread.append(self._first_readings[key])
         if unread:
             await asyncio.wait(unread, timeout=_READ_S)
         for upstream in upstreams.values():
             upstream.reading = None
+        for key in secrets:
+            self._first_readings.pop(key, None)
 
     def _read_aside(self, read: Callable[[], None]) -> list[asyncio.Future[None]]:
         """Begin to read a file in a thread; where no event loop runs, read it now.
