@@ -18,12 +18,15 @@ _WIDTH, _LEFT, _RIGHT, _TOP = 900, 190, 110, 40
 _ROW, _PANEL_GAP = 18, 34
 _NAME_CHARACTERS = 23
 
-_STYLE = """
-text { font: 12px system-ui, sans-serif; fill: #24292f; } .title { font-size: 16px; font-weight: 600; }
-.panel { font-weight: 600; } .value { fill: #57606a; } .bar { fill: #0969da; } .background { fill: #ffffff; }
-@media (prefers-color-scheme: dark) {
-text { fill: #e6edf3; } .value { fill: #9198a1; } .bar { fill: #4493f8; } .background { fill: #0d1117; }
-}
+#: What draws the PNG takes sans-serif for one family, Arial, which most servers lack: those that they have are named.
+_FAMILIES = 'system-ui, "Noto Sans", "DejaVu Sans", "Liberation Sans", "FreeSans", Arial, Helvetica, sans-serif'
+
+_STYLE = f"""
+text {{ font: 12px {_FAMILIES}; fill: #24292f; }} .title {{ font-size: 16px; font-weight: 600; }}
+.panel {{ font-weight: 600; }} .value {{ fill: #57606a; }} .bar {{ fill: #0969da; }} .background {{ fill: #ffffff; }}
+@media (prefers-color-scheme: dark) {{
+text {{ fill: #e6edf3; }} .value {{ fill: #9198a1; }} .bar {{ fill: #4493f8; }} .background {{ fill: #0d1117; }}
+}}
 """
 
 
