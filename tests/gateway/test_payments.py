@@ -317,7 +317,7 @@ def test_one_payment_sent_eight_times_at_once_settles_once(market: Market, custo
     moves = market.facilitator.moves
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: customer.chat(paying), range(8)))
-    assert {answer.status_code for answer in answers} == {200}
+    assert [answer.text for answer in answers if answer.status_code != 200] == []
     assert len({answer.headers["x-trustgate-receipt"] for answer in answers}) == 1
     assert market.facilitator.moves == moves + 1
     assert len(customer.receipts()) == 1
