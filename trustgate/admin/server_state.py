@@ -24,7 +24,7 @@ LOCK_POLL_S = 0.05
 _LOCK_TIMEOUT_S = 3.0
 _CHANGE_TIMEOUT_S = 30.0
 _TURNS_TIMEOUT_S = 60.0
-#: What is waited for is told after this time.
+#: What is waited for is printed after this time.
 _PATIENCE_S = 1.5
 _SOCKET_TIMEOUT_S = 2.0
 

@@ -146,7 +146,7 @@ class Notifier:
                 self._missing.pop(identity, None)
                 if was is not None:
                     closed.append(was)
-            # Of steps that end together the last is told, and none where a further step of the same goes on.
+            # Of steps that end together the last makes a notice, and none where a further step of the same goes on.
             go_on = {(each.kind, each.subject) for each in self._open.values()} if closed else set()
             last = {(each.kind, each.subject): each.identity for each in closed}
             told = {identity for what, identity in last.items() if what not in go_on}
