@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.entries import make_receipt
+from tests.support.loop_turns import turns_until
 from tests.support.shop import FAILS, LOSES_REQUEST, Shop, order, signed
 from trustgate.access.quota import Ask, Quota
 from trustgate.admin.audit import BooksAuditor, BooksSnapshot
@@ -219,19 +219,15 @@ async def test_receipts_of_a_clock_that_ran_ahead_do_not_count_in_this_minute(sh
 
 
 async def test_requests_go_on_while_the_quotas_of_very_many_are_compared() -> None:
-    quota, turns, at_us = Quota(), 0, now_us()
+    quota, at_us = Quota(), now_us()
     quota.begin(at_us)
     for number in range(1_000):
         quota.restore(1, f"ten_{number}", 1, 2, 3)
 
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
+    async def compare() -> list[str]:
+        compared = QuotaAudit(quota.current_usage(at_us), {}, counts_limited=False)
+        return [what async for what, _ in compared.differences()]
 
-    running = asyncio.ensure_future(others())
-    found = [what async for what, _ in QuotaAudit(quota.current_usage(at_us), {}, counts_limited=False).differences()]
-    running.cancel()
+    found, turns = await turns_until(compare())
     assert len(found) == 3_000, "no receipt explains them"
     assert turns >= 10

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.loop_turns import turns_until
 from trustgate.gateway.api.large_body import DIRECT_BYTES
 from trustgate.gateway.api.object_ids import ObjectId, Work
 from trustgate.gateway.path import batch_results
@@ -47,16 +48,6 @@ def line(**body: Any) -> bytes:
     return json.dumps({"custom_id": "a", "response": {"status_code": 200, "body": body}}).encode()
 
 
-async def turns_between(reading: Any) -> int:
-    """Returns how many turns of the loop others have had until it was read."""
-    task, turns = asyncio.ensure_future(reading), 0
-    while not task.done():
-        await asyncio.sleep(0)
-        turns += 1
-    await task
-    return turns
-
-
 async def read_all(found: BatchResults, data: bytes, piece_bytes: int = 1_000_000_000) -> None:
     async for each in lines_of(answer_of(data, piece_bytes)):
         await found.read(each)
@@ -68,7 +59,7 @@ async def read_all(found: BatchResults, data: bytes, piece_bytes: int = 1_000_00
     ids=["blank", "nothing in them", "long"],
 )
 def test_lines_that_come_at_once_are_read_in_many_turns(data: bytes, least: int) -> None:
-    assert asyncio.run(turns_between(read_all(results(), data))) >= least
+    assert asyncio.run(turns_until(read_all(results(), data)))[1] >= least
 
 
 @pytest.mark.parametrize(
@@ -82,7 +73,7 @@ def test_lines_that_come_at_once_are_read_in_many_turns(data: bytes, least: int)
 )
 def test_the_answer_in_a_large_line_is_read_in_pieces_and_charged_in_full(body: dict[str, Any]) -> None:
     found, data = results(), line(**body)
-    assert asyncio.run(turns_between(found.read(data))) >= len(data) // DIRECT_BYTES
+    assert asyncio.run(turns_until(found.read(data)))[1] >= len(data) // DIRECT_BYTES
     [summed] = found.sums(None, 0)
     whole = read_answer(json.dumps(body).encode()).usage_or_estimate(10)
     assert (summed.calls, summed.usage.prompt_tokens) == (1, whole.prompt_tokens)
@@ -112,7 +103,7 @@ def test_a_line_of_megabytes_with_halves_of_characters_is_read_in_many_turns(cho
     """No part of it is decoded in one go that holds the interpreter."""
     found, data = results(), line(choices=choices, usage={"prompt_tokens": 7, "completion_tokens": 5})
     with patch.object(batch_results, "read_json", side_effect=AssertionError("it is decoded as it is")):
-        turns = asyncio.run(turns_between(found.read(data)))
+        turns = asyncio.run(turns_until(found.read(data)))[1]
     assert turns >= len(data) // DIRECT_BYTES
     [summed] = found.sums(None, 0)
     assert (summed.calls, summed.usage.prompt_tokens, summed.usage.completion_tokens) == (1, 7, 5)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from tests.cluster.bookkeeping import make_caller
+from tests.support.loop_turns import turns_until
 from trustgate.gateway.views.account import Reads
 from trustgate.models.catalog import Catalog
 from trustgate.models.upstream.targets import Targets
@@ -28,16 +28,6 @@ async def test_other_requests_run_while_very_many_models_are_listed() -> None:
         store=nothing,
         archive=nothing,
     )
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    running = asyncio.ensure_future(others())
-    listed = await reads.models(make_caller(), {"query_string": b"", "headers": []})
-    running.cancel()
+    listed, turns = await turns_until(reads.models(make_caller(), {"query_string": b"", "headers": []}))
     assert [model["id"] for model in listed["data"]] == [passport.slug for passport in passports]
     assert turns >= 10

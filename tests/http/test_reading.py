@@ -18,7 +18,7 @@ HEAD = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 class Reader:
-    """An application that reads on when it is told to, and answers a body that is whole."""
+    """An application that reads on once the test lets it, and answers a body that is whole."""
 
     def __init__(self) -> None:
         self.messages: list[Any] = []
