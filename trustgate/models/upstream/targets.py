@@ -265,7 +265,9 @@ class Targets:
             key = value.env, value.file
             if value.file is not None and key not in self._secrets:
                 self._secrets[key] = None
-                [self._first_readings[key]] = self._read_aside(partial(self._read_secret, key))
+                reading = self._begin_reading(partial(self._read_secret, key))
+                if reading is not None:
+                    self._first_readings[key] = reading
             if key in self._first_readings:
                 secrets.append(key)
                 unread.append(self._first_readings[key])
@@ -276,21 +278,21 @@ class Targets:
         for key in secrets:
             self._first_readings.pop(key, None)
 
-    def _read_aside(self, read: Callable[[], None]) -> list[asyncio.Future[None]]:
+    def _begin_reading(self, read: Callable[[], None]) -> asyncio.Future[None] | None:
         """Begin to read a file in a thread; where no event loop runs, read it now.
 
         Returns:
-            What ends when it is read, if it is not yet.
+            What ends when it is read; None where it is read.
         """
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             read()
-            return []
+            return None
         reading = loop.run_in_executor(None, read)
         self.readings.add(reading)
         reading.add_done_callback(self.readings.discard)
-        return [reading]
+        return reading
 
     def _read_secret(self, key: tuple[str | None, str | None]) -> None:
         place = Passport(id="", slug="", api_model_id="", credential_env=key[0], credential_file=key[1])
@@ -371,7 +373,7 @@ class Targets:
                 self.refresh_credential(passport, upstream)
             else:
                 upstream.healthy, upstream.detail = False, f"{_NOT_READ} {passport.credential_file}"
-                upstream.reading = next(iter(self._read_aside(partial(self._read_first, passport, upstream))), None)
+                upstream.reading = self._begin_reading(partial(self._read_first, passport, upstream))
         return upstream
 
     async def read_keys(self, passports: Sequence[Passport]) -> None:
